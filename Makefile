@@ -1,0 +1,56 @@
+# Everything runs from .venv, which these rules make and keep up: `make demo`, `make test`, `make lint`.
+#
+# The project is installed in setuptools' strict editable mode: site-packages sees exactly the packages of setup.cfg (raftkv,
+# raftkv_cli, raftkv_bench) as links to the files here, so an edit takes effect at once. A file that is added or removed needs a new
+# set of links; the stamp below carries a checksum of the list of files, so that this happens by itself.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+FILES := $(shell find raftkv cli benchmarks \( -name '*.py' -o -name 'py.typed' \) | LC_ALL=C sort)
+LIST := $(shell printf '%s\n' $(FILES) | cksum | tr ' ' '-')
+DEPENDENCIES := $(VENV)/dependencies.stamp
+INSTALLED := $(VENV)/installed-$(LIST).stamp
+
+.PHONY: help install demo test lint bench clean
+
+help:
+	@echo "make demo    three nodes on this machine: kill the leader, lose a state store, check every acknowledged write"
+	@echo "make test    the test suite"
+	@echo "make lint    ruff and mypy --strict"
+	@echo "make bench   a quick measurement of this machine"
+	@echo "make clean   remove .venv and what was built"
+
+$(DEPENDENCIES): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "raftkv needs Python 3.11 or newer; say make PYTHON=python3.12 (this is %s)" % sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'setuptools >= 77'
+	rm -rf build/__editable__.* $(VENV)/installed-*.stamp
+	$(BIN)/python -m pip install --quiet --no-build-isolation --config-settings editable_mode=strict --editable '.[dev]'
+	touch $@
+
+$(INSTALLED): $(DEPENDENCIES)
+	@rm -rf build/__editable__.* $(VENV)/installed-*.stamp
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --config-settings editable_mode=strict --editable .
+	@touch $@
+
+install: $(INSTALLED)
+
+demo: install
+	$(BIN)/raftkv demo
+
+test: install
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p raftkv -p raftkv_cli -p raftkv_bench -p tests
+
+bench: install
+	$(BIN)/python -m raftkv_bench.smoke
+
+clean:
+	rm -rf $(VENV) build raftkv.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Measurements of raftkv on the machine at hand, as programs that print what they measured."""
