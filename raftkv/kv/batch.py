@@ -30,8 +30,8 @@ class Group(Struct, frozen=True, array_like=True):
 class Batch(Struct, frozen=True, array_like=True):
     """One entry's worth of groups.
 
-    `format` is FORMAT_VERSION. `machine_version` is the version of the rules to apply it with. `stamp_ms` is the leader's reading of
-    the log's clock, in milliseconds since the epoch.
+    `format` is FORMAT_VERSION. `machine_version` is the version of the rules to apply it with. `stamp_ms` is the leader's reading
+    of the log's clock, in milliseconds since the epoch.
     """
 
     format: int

@@ -5,30 +5,57 @@ Promises, kept by every implementation and checked by one conformance suite:
 * `write` is atomic: after a crash all of a batch is there or none of it.
 * A write is visible to later reads at once, and durable only once a `flush` that began after it has returned. After a crash the
   store holds a *prefix* of the batches written since: at least everything flushed, never batch n without batch n-1.
-* `scan` and `Checkpoint`s show one instant: later writes do not appear in them.
+* `scan`, `view` and `checkpoint` show one instant: later writes do not appear in them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Protocol
 
 Writes = dict[bytes, bytes | None]
 """What one atomic batch does: key to new value, or to None for a deletion."""
 
+Ranges = Sequence[tuple[bytes, bytes]]
+"""Ranges of keys, each start <= key < end."""
 
-class Store(Protocol):
-    """An ordered map from bytes to bytes. Errors of the machine it runs on surface as `StorageError` and stop the node."""
+
+class Rows(Protocol):
+    """An ordered map from bytes to bytes that can be read. Errors of the machine it runs on surface as `StorageError`."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
 
-    def write(self, writes: Writes) -> None:
-        """Apply `writes` atomically. Not durable before `flush`."""
-
     def scan(self, start: bytes, end: bytes, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end in key order, at most `limit`, as of the moment of the call."""
+
+    def count(self, start: bytes, end: bytes) -> int:
+        """How many rows have start <= key < end. Reads no values, but visits every row."""
+
+
+class View(Rows, Protocol):
+    """The rows of a store at one instant. Used by one thread at a time, not necessarily the one that asked for it."""
+
+    def close(self) -> None:
+        """Let go of the instant. Idempotent; nothing may be read afterwards."""
+
+
+class Store(Rows, Protocol):
+    """An ordered map from bytes to bytes, written in atomic batches."""
+
+    def write(self, writes: Writes, clear: Ranges = ()) -> None:
+        """Delete every row in the ranges of `clear`, then apply `writes`, all of it atomically. Not durable before `flush`.
+
+        Clearing a range costs the same for one row and for a million.
+
+        Raises:
+            Busy: the store cannot keep up with the writes. Nothing was written; the same call succeeds later.
+            StorageError: the store cannot be written any more.
+        """
+
+    def view(self) -> View:
+        """The rows as they are now, for reading in another thread. The caller closes it."""
 
     def flush(self) -> None:
         """Make everything written before the call durable. Blocks; safe to call in a thread while others read and write."""

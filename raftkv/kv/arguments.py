@@ -1,0 +1,71 @@
+"""Reading the arguments of a request the way Redis does, with its words for what is wrong with them.
+
+An integer is written in one way only: no leading zero, no plus sign, no space, no minus zero (Redis's string2ll). Everything here
+is pure and raises `CommandError`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NoReturn
+
+from raftkv.kv.replies import fail
+
+INT64_MAX: Final = 2**63 - 1
+INT64_MIN: Final = -(2**63)
+
+NOT_AN_INTEGER: Final = "value is not an integer or out of range"
+SYNTAX_ERROR: Final = "syntax error"
+
+_INTEGER: Final = re.compile(rb"-?[1-9][0-9]{0,18}|0")
+_CURSOR: Final = re.compile(rb"[+-]?[0-9]{1,40}")
+
+
+def parse_integer(data: bytes) -> int | None:
+    """The 64-bit integer that `data` spells, or None."""
+    if len(data) > 20 or _INTEGER.fullmatch(data) is None:
+        return None
+    number = int(data)
+    return number if INT64_MIN <= number <= INT64_MAX else None
+
+
+def integer(data: bytes) -> int:
+    """The 64-bit integer that `data` spells.
+
+    Raises:
+        CommandError: it spells none.
+    """
+    number = parse_integer(data)
+    return fail(NOT_AN_INTEGER) if number is None else number
+
+
+def cursor(data: bytes) -> int:
+    """The place that a scan continues from: what C's strtoul reads, so a sign and leading zeros are accepted.
+
+    Raises:
+        CommandError: it is no cursor.
+    """
+    if not data:
+        return 0
+    if _CURSOR.fullmatch(data) is None or abs(int(data)) >= 2**64:
+        fail("invalid cursor")
+    return int(data) % 2**64
+
+
+def expiry(amount: int, unit_ms: int, command: str, *, relative: bool) -> int:
+    """`amount` units of `unit_ms` in milliseconds.
+
+    Raises:
+        CommandError: no clock can add it to the time and stay within 64 bits.
+    """
+    if not INT64_MIN // unit_ms < amount <= INT64_MAX // unit_ms:
+        invalid_expiry(command)
+    ms = amount * unit_ms
+    if relative and ms > INT64_MAX - 2**41:
+        invalid_expiry(command)
+    return ms
+
+
+def invalid_expiry(command: str) -> NoReturn:
+    """Answer that the time is out of range."""
+    fail(f"invalid expire time in '{command}' command")

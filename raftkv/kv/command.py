@@ -1,0 +1,101 @@
+"""What a command is: a small frozen value with its own codec, and either a `read` or an `apply`; and what the table says of it.
+
+A request is parsed once, at the node that received it, into a `Read`, a `Write` or a `ConnectionCommand`. Reads and writes travel
+between nodes, and writes live in the log, so their field order and tags are formats: a tag is never used again for something else,
+new fields go at the end with a default, and what a command *does* may change only behind a new machine version.
+
+Nothing here knows a particular command. `kv.commands` collects them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from msgspec import Struct
+
+from raftkv.kv.keyspace import Changes, Keyspace
+from raftkv.kv.replies import Reply
+
+MAX_KEY_BYTES = 64 << 10
+"""The longest key. A key is part of two rows and of every scan, so it is bounded well below the size of a value."""
+
+
+class Kind(enum.Enum):
+    """Who executes a command."""
+
+    READ = "read"
+    """The state machine, without changing it."""
+    WRITE = "write"
+    """The state machine, from the log."""
+    CONNECTION = "connection"
+    """The node that holds the connection; it concerns that node or that connection."""
+
+
+class Command(Struct, frozen=True, array_like=True, gc=False):
+    """Any command. `slow` ones visit many rows, and are executed on a view off the event loop."""
+
+    kind: ClassVar[Kind]
+    slow: ClassVar[bool] = False
+
+
+class Read(Command, frozen=True, array_like=True, gc=False):
+    """A command that changes nothing."""
+
+    kind: ClassVar[Kind] = Kind.READ
+
+    def read(self, keys: Keyspace) -> Reply:
+        """The answer, from `keys` and nothing else.
+
+        Raises:
+            CommandError: the answer is an error.
+        """
+        raise NotImplementedError
+
+
+class Write(Command, frozen=True, array_like=True, gc=False):
+    """A command that may change the state."""
+
+    kind: ClassVar[Kind] = Kind.WRITE
+
+    def apply(self, changes: Changes) -> Reply:
+        """Change the state and answer, from `changes` and nothing else: the same on every replica.
+
+        Raises:
+            CommandError: the answer is an error, and every change that this command made is undone.
+        """
+        raise NotImplementedError
+
+
+class ConnectionCommand(Command, frozen=True, array_like=True, gc=False):
+    """A command for the node that holds the connection, unparsed. `name` is in lower case; `args` are what came after it."""
+
+    kind: ClassVar[Kind] = Kind.CONNECTION
+
+    name: str
+    args: tuple[bytes, ...]
+
+
+class Spec(Struct, frozen=True, kw_only=True):
+    """What is known of a command by its name; COMMAND shows it.
+
+    `arity` counts the name: n means exactly n arguments, -n means at least n. `first_key`, `last_key` and `step` say which
+    arguments are keys (0 when none are; a negative `last_key` counts from the end). `flags`, `group` and `tips` are Redis's words.
+    """
+
+    name: str
+    arity: int
+    kind: Kind
+    parse: Callable[[Sequence[bytes]], Command]
+    summary: str
+    group: str
+    flags: tuple[str, ...] = ()
+    first_key: int = 0
+    last_key: int = 0
+    step: int = 0
+    tips: tuple[str, ...] = ()
+
+    def fits(self, count: int) -> bool:
+        """Whether a request of `count` arguments, name included, has the right number."""
+        return count == self.arity or count >= -self.arity > 0

@@ -1,0 +1,158 @@
+"""The table of commands, and the way from a request to a command and from commands to bytes.
+
+A family of commands is a module with `SPECS` (what the table says of each name) and `COMMANDS` (the classes with a codec); to add a
+family, name it below. Nothing else in the program lists commands.
+
+What always holds: a request that parses here has the right number of arguments and no key longer than the limit; errors are Redis's
+own words. Parsing looks at no state.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+from typing import Final, NoReturn, TypeVar, cast
+
+import msgspec
+
+from raftkv.errors import ProtocolError
+from raftkv.kv import connection_commands, key_commands, space_commands, string_commands
+from raftkv.kv.command import MAX_KEY_BYTES, Command, ConnectionCommand, Kind, Read, Spec, Write
+from raftkv.kv.replies import CommandError, fail
+
+__all__ = [
+    "MAX_KEY_BYTES",
+    "SPECS",
+    "Command",
+    "CommandError",
+    "ConnectionCommand",
+    "Kind",
+    "Read",
+    "Spec",
+    "Write",
+    "decode_commands",
+    "decode_writes",
+    "encode_commands",
+    "find_spec",
+    "keys_of",
+    "parse_request",
+]
+
+SPECS: Final[dict[str, Spec]] = {
+    spec.name: spec
+    for spec in sorted(
+        (*string_commands.SPECS, *key_commands.SPECS, *space_commands.SPECS, *connection_commands.SPECS),
+        key=lambda spec: spec.name,
+    )
+}
+"""Every command by its name, in lower case and in order."""
+
+_CLASSES: Final[tuple[type[Command], ...]] = (*string_commands.COMMANDS, *key_commands.COMMANDS, *space_commands.COMMANDS)
+
+_BY_SPELLING: Final[dict[bytes, Spec]] = {
+    spelling: spec for name, spec in SPECS.items() for spelling in (name.encode(), name.upper().encode())
+}
+
+_Command = TypeVar("_Command", bound=Command)
+
+_SHOWN_BYTES: Final = 128
+"""How much of an unknown command, and of its arguments together, its error shows."""
+
+
+def _list_of(classes: tuple[type[_Command], ...]) -> type[list[_Command]]:
+    """The type of a list of any of `classes`, which msgspec tells apart by their tags and mypy cannot write down."""
+    return cast("type[list[_Command]]", list[functools.reduce(operator.or_, classes)])  # type: ignore[misc]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_list_of(_CLASSES))
+_write_decoder = msgspec.msgpack.Decoder(_list_of(tuple(each for each in _CLASSES if issubclass(each, Write))))
+
+
+def find_spec(name: bytes) -> Spec | None:
+    """What the table knows of the command that a client spells `name`."""
+    return _BY_SPELLING.get(name) or _BY_SPELLING.get(name.lower())
+
+
+def parse_request(args: Sequence[bytes]) -> Command:
+    """The command that a client asks for.
+
+    Args:
+        args: the name of the command and its arguments; at least the name.
+
+    Returns:
+        A `Read` or a `Write` for the state machine, or a `ConnectionCommand`; `kind` tells which.
+
+    Raises:
+        CommandError: it is no command; `failure` is what to answer, in Redis's words.
+    """
+    spec = _BY_SPELLING.get(args[0]) or _BY_SPELLING.get(args[0].lower())
+    if spec is None:
+        _refuse_unknown(args)
+    if not spec.fits(len(args)):
+        fail(f"wrong number of arguments for '{spec.name}' command")
+    if spec.first_key:
+        if spec.first_key == spec.last_key:
+            _check_key(args[spec.first_key])
+        else:
+            for key in keys_of(spec, args):
+                _check_key(key)
+    return spec.parse(args)
+
+
+def keys_of(spec: Spec, args: Sequence[bytes]) -> Sequence[bytes]:
+    """The arguments of a request that are keys."""
+    if not spec.first_key:
+        return ()
+    last = spec.last_key if spec.last_key >= 0 else len(args) + spec.last_key
+    return args[spec.first_key : last + 1 : spec.step]
+
+
+def encode_commands(commands: Sequence[Command]) -> bytes:
+    """The bytes of reads or writes, for the log or for another node."""
+    return _encoder.encode(commands)
+
+
+def decode_commands(data: bytes) -> list[Command]:
+    """The reads or writes in `data`.
+
+    Raises:
+        ProtocolError: there is something else in `data`.
+    """
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ProtocolError(f"encoded commands cannot be read: {error}") from error
+
+
+def decode_writes(data: bytes) -> list[Write]:
+    """The writes in `data`, and nothing but writes.
+
+    Raises:
+        ProtocolError: there is something else in `data`.
+    """
+    try:
+        return _write_decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ProtocolError(f"encoded writes cannot be read: {error}") from error
+
+
+def _check_key(key: bytes) -> None:
+    if len(key) > MAX_KEY_BYTES:
+        fail(f"key is longer than {MAX_KEY_BYTES} bytes")
+
+
+def _refuse_unknown(args: Sequence[bytes]) -> NoReturn:
+    shown = ""
+    for arg in args[1:]:
+        if len(shown) >= _SHOWN_BYTES:
+            break
+        shown += f"'{_printable(arg, _SHOWN_BYTES - len(shown))}' "
+    fail(f"unknown command '{_printable(args[0], _SHOWN_BYTES)}', with args beginning with: {shown}")
+
+
+def _printable(data: bytes, limit: int) -> str:
+    """As C prints it: up to a NUL, line breaks as spaces. Bytes that are no text survive until the reply is encoded."""
+    text = data[:limit].partition(b"\0")[0].replace(b"\r", b" ").replace(b"\n", b" ")
+    return text.decode("utf-8", "surrogateescape")

@@ -1,0 +1,42 @@
+"""What the table knows of the commands that a node executes itself. What they do is not here: it concerns sockets and nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from raftkv.kv.command import Command, ConnectionCommand, Kind, Spec
+
+
+def _parse(args: Sequence[bytes]) -> Command:
+    return ConnectionCommand(args[0].lower().decode("ascii"), tuple(args[1:]))
+
+
+def _spec(name: str, arity: int, summary: str, flags: str, group: str = "connection", tips: tuple[str, ...] = ()) -> Spec:
+    return Spec(
+        name=name,
+        arity=arity,
+        kind=Kind.CONNECTION,
+        parse=_parse,
+        summary=summary,
+        group=group,
+        flags=tuple(flags.split()),
+        tips=tips,
+    )
+
+
+_NONDETERMINISTIC: Final = ("nondeterministic_output",)
+
+SPECS: Final = (
+    _spec("client", -2, "A container for client connection commands", "noscript loading stale"),
+    _spec("command", -1, "Get details about commands", "loading stale", "server", ("nondeterministic_output_order",)),
+    _spec("echo", 2, "Echo the given string", "loading stale fast"),
+    _spec("hello", -1, "Handshake with Redis", "noscript loading stale fast no_auth allow_busy"),
+    _spec("info", -1, "Get information and statistics about the node", "loading stale", "server", _NONDETERMINISTIC),
+    _spec("ping", -1, "Ping the node", "fast"),
+    _spec("quit", -1, "Close the connection", "noscript loading stale fast no_auth allow_busy"),
+    _spec("readonly", 1, "Let this connection read the local, possibly stale state", "loading stale fast", "cluster"),
+    _spec("readwrite", 1, "Let this connection read the newest state again", "loading stale fast", "cluster"),
+    _spec("role", 1, "Return the role of the node", "noscript loading stale fast", "server"),
+    _spec("select", 2, "Change the selected database", "loading stale fast"),
+)

@@ -1,0 +1,121 @@
+"""How the state is laid out in the store: one keyspace, one-byte prefixes, big-endian numbers so that bytes sort as numbers do.
+
+::
+
+    k  xxh3_64(key) key          ->  type u8, format u8, revision u64, expiry_ms u64, value
+    x  due_ms u64, key           ->  (empty)            when the value of key may be due
+    s  session (16 bytes)        ->  last u64, floor u64, used_ms u64
+    r  session, first u64        ->  the replies to the commands first, first + 1, …
+    m  name                      ->  what the machine knows of itself
+
+What always holds: a value row with an expiry has an index row with the same due time; an index row that matches no value row means
+nothing and goes away when it is due. Value rows are ordered by the hash of their key, which makes the place of a scan a number that
+means the same on every node.
+
+This module knows bytes only. docs/formats-state.md describes the same for people.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from xxhash import xxh3_64_digest
+
+VALUES = b"k"
+VALUES_END = b"l"
+EXPIRIES = b"x"
+EXPIRIES_END = b"y"
+SESSIONS = b"s"
+SESSIONS_END = b"t"
+REPLIES = b"r"
+REPLIES_END = b"s"
+
+STATE_ROW = b"mstate"
+CONFIGURATION_ROW = b"mconfiguration"
+
+VALUE_FORMAT = 1
+"""The format of value rows."""
+
+STRING = 1
+"""The type of a string value."""
+
+TYPE_NAMES: dict[int, str] = {STRING: "string"}
+"""What TYPE and SCAN call a type."""
+
+HEADER = struct.Struct(">BBQQ")
+HEADER_BYTES = HEADER.size
+HASH_BYTES = 8
+
+_u64 = struct.Struct(">Q")
+
+MAX_MS = 2**63 - 1
+"""The last moment of time, in milliseconds since the epoch."""
+
+
+class Value(NamedTuple):
+    """A value row, taken apart. `expiry_ms` is 0 for a value that stays."""
+
+    type: int
+    revision: int
+    expiry_ms: int
+    data: bytes
+
+
+def value_key(key: bytes) -> bytes:
+    """The row of the value of `key`."""
+    return b"k" + xxh3_64_digest(key) + key
+
+
+def key_of_value(row: bytes) -> bytes:
+    """The key whose value is at `row`."""
+    return row[1 + HASH_BYTES :]
+
+
+def hash_of_value(row: bytes) -> int:
+    """The hash of the key whose value is at `row`."""
+    hashed: int = _u64.unpack_from(row, 1)[0]
+    return hashed
+
+
+def value_start(hashed: int) -> bytes:
+    """The first row that a key with a hash of at least `hashed` can have."""
+    return b"k" + _u64.pack(hashed)
+
+
+def header(kind: int, revision: int, expiry_ms: int) -> bytes:
+    """The header in front of a value."""
+    return HEADER.pack(kind, VALUE_FORMAT, revision, expiry_ms)
+
+
+def decode_value(row: bytes) -> Value:
+    """Take a value row apart."""
+    kind, _, revision, expiry_ms = HEADER.unpack_from(row)
+    return Value(kind, revision, expiry_ms, row[HEADER_BYTES:])
+
+
+def decode_header(row: bytes) -> tuple[int, int]:
+    """(type, expiry_ms) of a value row, without copying the value."""
+    kind, _, _, expiry_ms = HEADER.unpack_from(row)
+    return kind, expiry_ms
+
+
+def expiry_key(due_ms: int, key: bytes) -> bytes:
+    """The row that says that the value of `key` may be due at `due_ms`."""
+    return b"x" + _u64.pack(due_ms) + key
+
+
+def decode_expiry_key(row: bytes) -> tuple[int, bytes]:
+    """(due_ms, key) of an expiry row."""
+    due_ms: int = _u64.unpack_from(row, 1)[0]
+    return due_ms, row[9:]
+
+
+def session_key(session: bytes) -> bytes:
+    """The row of a session."""
+    return b"s" + session
+
+
+def replies_key(session: bytes, first: int) -> bytes:
+    """The row of the replies to the commands of `session` from number `first`."""
+    return b"r" + session + _u64.pack(first)
