@@ -1,0 +1,397 @@
+"""RESP, the protocol of Redis clients, as pure functions of bytes: requests in, replies out.
+
+`RequestParser` turns what a client sends (arrays of bulk strings, or inline lines) into lists of arguments; `encode_replies` turns
+replies into RESP2 or RESP3. What always holds:
+
+- Every count and length is compared with the limits before anything is kept for it. What a parser holds is at most what it was fed.
+- The requests found do not depend on how the bytes were cut into pieces.
+- The work is linear in the bytes fed, also when a large value arrives in small pieces.
+- No reply, whatever it holds, can end a line early: a status or an error never contains CR or LF on the wire.
+
+Texts of protocol errors are Redis's own. On one point this parser is stricter than Redis: the two bytes after a bulk string must be
+CR LF; a client that miscounts is told at once, rather than having its data read as commands.
+
+There are no sockets here, and nothing is known of commands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from raftkv.errors import InvalidSettings
+from raftkv.kv.replies import Failure, Reply, Simple
+
+ARGUMENT_OVERHEAD_BYTES = 48
+"""What an argument is counted as beyond its own bytes, when the size of a request is bounded."""
+
+_SHORT = 1024
+_FEW = 10
+# The lines that begin an argument of each short length, and a request of few arguments. Looking a line up proves it well-formed.
+_BULK_LINES = [b"$%d" % length for length in range(_SHORT)]
+_COUNT_LINES = {b"*%d" % count: count for count in range(1, _FEW + 1)}
+
+_INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,17}")
+
+
+class RequestLimits(Struct, frozen=True, kw_only=True):
+    """How large a request may be.
+
+    `authenticated` only chooses the wording of errors: Redis words those of small limits before authentication differently.
+
+    Raises:
+        InvalidSettings: a limit is below what the smallest useful request needs.
+    """
+
+    max_arguments: int = 1024 * 1024
+    max_bulk_bytes: int = 512 * 1024 * 1024
+    max_request_bytes: int = 1024 * 1024 * 1024
+    max_line_bytes: int = 64 * 1024
+    authenticated: bool = True
+
+    def __post_init__(self) -> None:
+        least = {"max_arguments": _FEW, "max_bulk_bytes": _SHORT, "max_request_bytes": 16 * 1024, "max_line_bytes": _SHORT}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value < minimum:
+                raise InvalidSettings(f"{name} is {value}; it must be at least {minimum}")
+
+
+BEFORE_AUTHENTICATION = RequestLimits(
+    max_arguments=10, max_bulk_bytes=16 * 1024, max_request_bytes=64 * 1024, max_line_bytes=4 * 1024, authenticated=False
+)
+"""Limits for a client that has not proved who it is: Redis's own for counts and lengths."""
+
+
+class _Bad(Exception):
+    """The bytes are not the protocol; the argument is the text for the client."""
+
+
+def _integer(text: bytes) -> int | None:
+    """`text` as Redis reads an integer: no spaces, signs of plus, leading zeros or underscores."""
+    return int(text) if _INTEGER.fullmatch(text) else None
+
+
+class RequestParser:
+    """Requests from bytes.
+
+    `limits` may be replaced at any time and holds for what is parsed afterwards. `problem` is the error to answer when the bytes
+    stopped being the protocol; from then on nothing more is parsed and the connection has to be closed (after the replies to the
+    requests before it).
+    """
+
+    def __init__(self, limits: RequestLimits) -> None:
+        self.limits = limits
+        self.problem: Failure | None = None
+        self._pending = bytearray()
+        self._need = 0  # bytes of `_pending` below which no progress is possible
+        self._scanned = -1  # when a line is awaited: bytes of `_pending` known to hold no line feed; else -1
+        self._backlog = False
+        # The request being read: its arguments so far, how many are missing, its size, and the length of the next, if known.
+        self._arguments: list[bytes] = []
+        self._missing = 0
+        self._size = 0
+        self._length = -1
+
+    @property
+    def backlog(self) -> bool:
+        """Whether the last `feed` stopped at `most`, so that more requests may be found without more bytes."""
+        return self._backlog
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes fed and not yet returned as requests."""
+        return len(self._pending) + self._size
+
+    def feed(self, data: bytes, most: int = 1 << 30) -> list[list[bytes]]:
+        """The requests that `data`, after everything fed before, completes: at most `most`.
+
+        When there may be more (`backlog`), `feed(b"")` goes on. A request is a list of at least one argument. Never raises: see
+        `problem`.
+        """
+        if self.problem is not None:
+            return []
+        if self._pending:
+            self._pending += data
+            if not self._progress_possible():
+                return []
+            data = bytes(self._pending)
+            self._pending = bytearray()
+        requests: list[list[bytes]] = []
+        position = 0
+        if most > _FEW and not self._missing and data.startswith(b"*"):
+            position = _parse_short(data, most, requests)
+        self._backlog = False
+        try:
+            position = self._parse(data, position, most, requests)
+        except _Bad as error:
+            self.problem = Failure("ERR", f"Protocol error: {error}")
+            self._arguments = []
+            self._size = 0
+            return requests
+        if position < len(data):
+            self._pending = bytearray(data[position:] if position else data)
+        return requests
+
+    def _progress_possible(self) -> bool:
+        """Whether what is pending can now be more than the beginning of a line or of an argument."""
+        if self._scanned >= 0:
+            if self._pending.find(b"\n", self._scanned) < 0 and len(self._pending) <= self.limits.max_line_bytes:
+                self._scanned = len(self._pending)
+                return False
+            self._scanned = -1
+            return True
+        return len(self._pending) >= self._need
+
+    def _parse(self, data: bytes, position: int, most: int, requests: list[list[bytes]]) -> int:
+        """Parse from `position` on, whatever the requests look like; how far it came."""
+        end = len(data)
+        self._need = 0
+        while position < end:
+            if self._missing == 0:
+                if len(requests) >= most:
+                    self._backlog = True
+                    return position
+                line_end = self._line_end(data, position)
+                if line_end < 0:
+                    return position
+                if data[position] == 0x2A:
+                    self._begin(data[position + 1 : line_end - 1], data[line_end - 1])
+                else:
+                    arguments = split_inline(data[position:line_end])
+                    if arguments:
+                        requests.append(arguments)
+                position = line_end + 1
+                continue
+            if self._length < 0:
+                line_end = self._line_end(data, position)
+                if line_end < 0:
+                    return position
+                self._begin_argument(data[position:line_end])
+                position = line_end + 1
+            stop = position + self._length
+            if stop + 2 > end:
+                self._need = stop + 2 - position
+                return position
+            if data[stop : stop + 2] != b"\r\n":
+                raise _Bad("expected CR LF after a bulk string")
+            self._arguments.append(data[position:stop])
+            position = stop + 2
+            self._length = -1
+            self._missing -= 1
+            if self._missing == 0:
+                requests.append(self._arguments)
+                self._arguments = []
+                self._size = 0
+        return position
+
+    def _line_end(self, data: bytes, position: int) -> int:
+        """Where the line feed of the line at `position` is, or -1 when it has not arrived."""
+        found = data.find(b"\n", position, position + self.limits.max_line_bytes + 1)
+        if found < 0:
+            if len(data) - position > self.limits.max_line_bytes:
+                if self._missing:
+                    raise _Bad("too big bulk count string")
+                raise _Bad("too big mbulk count string" if data[position] == 0x2A else "too big inline request")
+            self._scanned = len(data) - position
+        return found
+
+    def _begin(self, digits: bytes, last: int) -> None:
+        """A request of as many arguments as `digits` says begins; none or fewer is no request at all."""
+        count = _integer(digits)
+        if count is None or last != 0x0D or (count > self.limits.max_arguments and self.limits.authenticated):
+            raise _Bad("invalid multibulk length")
+        if count > self.limits.max_arguments:
+            raise _Bad("unauthenticated multibulk length")
+        self._missing = max(count, 0)
+        self._size = 0
+        self._length = -1
+
+    def _begin_argument(self, line: bytes) -> None:
+        """An argument of the length that `line` (without its line feed) says begins."""
+        if not line.startswith(b"$"):
+            got = chr(line[0]) if line and 0x20 <= line[0] < 0x7F else "?"
+            raise _Bad(f"expected '$', got '{got}'")
+        length = _integer(line[1:-1]) if line.endswith(b"\r") else None
+        if length is None or length < 0 or (length > self.limits.max_bulk_bytes and self.limits.authenticated):
+            raise _Bad("invalid bulk length")
+        if length > self.limits.max_bulk_bytes:
+            raise _Bad("unauthenticated bulk length")
+        self._size += length + ARGUMENT_OVERHEAD_BYTES
+        if self._size > self.limits.max_request_bytes:
+            raise _Bad("too big request")
+        self._length = length
+
+
+def _parse_short(data: bytes, most: int, requests: list[list[bytes]]) -> int:
+    """Append to `requests` the whole requests at the start of `data`, while they are made of few short arguments; how far it came.
+
+    Cuts `data` at every CR LF at once, in C, and then checks that the pieces are what the lines before them say. The first piece
+    that is not (a long value, a value with CR LF in it, an incomplete request, an error) is left to the complete parser. All limits
+    are at least as large as what is accepted here.
+    """
+    pieces = data.split(b"\r\n")
+    last = len(pieces) - 1
+    counts = _COUNT_LINES
+    lines = _BULK_LINES
+    begin = 0
+    try:
+        while begin < last:
+            stop = begin + 1 + 2 * counts[pieces[begin]]
+            if stop > last or len(requests) >= most:
+                break
+            arguments = pieces[begin + 2 : stop : 2]
+            at = begin + 1
+            for argument in arguments:
+                if lines[len(argument)] != pieces[at]:
+                    raise IndexError
+                at += 2
+            requests.append(arguments)
+            begin = stop
+    except (KeyError, IndexError):
+        pass
+    rest = pieces[begin:]
+    return len(data) - sum(map(len, rest)) - 2 * (len(rest) - 1)
+
+
+_QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_SINGLE_QUOTED = re.compile(rb"'((?:[^'\\]|\\'|\\(?!'))*)'")
+_BARE = re.compile(rb"[^ \n\r\t\"']+")
+_ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
+_ESCAPED = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"a": b"\a"}
+_SPACE = b" \t\n\r\v\f"
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    what = match[1]
+    return bytes([int(what[1:], 16)]) if len(what) == 3 else _ESCAPED.get(what, what)
+
+
+def split_inline(line: bytes) -> list[bytes]:
+    """The arguments in an inline `line`, by Redis's rules of quoting.
+
+    Raises:
+        _Bad: quotes are not balanced, or a closing quote is followed by something else than a space. Caught by `RequestParser`.
+    """
+    line = line.partition(b"\0")[0]
+    if b'"' not in line and b"'" not in line and b"\v" not in line and b"\f" not in line:
+        return line.split()
+    arguments: list[bytes] = []
+    position = 0
+    end = len(line)
+    while True:
+        while position < end and line[position] in _SPACE:
+            position += 1
+        if position == end:
+            return arguments
+        parts: list[bytes] = []
+        while position < end and line[position] not in b" \n\r\t":
+            bare = _BARE.match(line, position)
+            if bare:
+                parts.append(bare[0])
+                position = bare.end()
+                continue
+            double = line[position] == 0x22
+            quoted = (_QUOTED if double else _SINGLE_QUOTED).match(line, position)
+            if quoted is None or (quoted.end() < end and line[quoted.end()] not in _SPACE):
+                raise _Bad("unbalanced quotes in request")
+            parts.append(_ESCAPE.sub(_unescape, quoted[1]) if double else quoted[1].replace(b"\\'", b"'"))
+            position = quoted.end()
+            break
+        arguments.append(b"".join(parts))
+
+
+# --- replies -------------------------------------------------------------------------------------------------------------------
+
+_LONG = 4096
+_INT64 = 1 << 63
+_LINE_BREAKS = {0x0D: 0x20, 0x0A: 0x20}
+
+
+def encode_reply(reply: Reply, protocol: int) -> bytes:
+    """`reply` on the wire; `protocol` is 2 or 3."""
+    return encode_replies((reply,), protocol)
+
+
+def encode_replies(replies: Iterable[Reply], protocol: int) -> bytes:
+    """`replies`, one after the other, on the wire; `protocol` is 2 or 3."""
+    parts: list[bytes] = []
+    _append(parts, replies, protocol)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _append(parts: list[bytes], replies: Iterable[Reply], protocol: int) -> None:
+    for reply in replies:
+        if isinstance(reply, bytes):
+            if len(reply) < _LONG:
+                parts.append(b"$%d\r\n%b\r\n" % (len(reply), reply))
+            else:
+                parts += (b"$%d\r\n" % len(reply), reply, b"\r\n")
+        elif isinstance(reply, Simple):
+            parts.append(b"+OK\r\n" if reply.text == "OK" else b"+%b\r\n" % _line(reply.text))
+        elif reply is None:
+            parts.append(b"$-1\r\n" if protocol == 2 else b"_\r\n")
+        elif isinstance(reply, int):
+            parts.append(_integer_reply(reply, protocol))
+        elif isinstance(reply, list):
+            parts.append(b"*%d\r\n" % len(reply))
+            _append(parts, reply, protocol)
+        elif isinstance(reply, Failure):
+            parts.append(b"-%b\r\n" % _line(f"{reply.code} {reply.message}"))
+        elif isinstance(reply, float):
+            text = double_text(reply)
+            parts.append(b"$%d\r\n%b\r\n" % (len(text), text) if protocol == 2 else b",%b\r\n" % text)
+        else:
+            parts.append(b"*%d\r\n" % (2 * len(reply)) if protocol == 2 else b"%%%d\r\n" % len(reply))
+            for pair in reply.items():
+                _append(parts, pair, protocol)
+
+
+def _integer_reply(reply: int, protocol: int) -> bytes:
+    if isinstance(reply, bool):
+        return b":%d\r\n" % reply if protocol == 2 else b"#t\r\n" if reply else b"#f\r\n"
+    if -_INT64 <= reply < _INT64:
+        return b":%d\r\n" % reply
+    text = b"%d" % reply
+    return b"$%d\r\n%b\r\n" % (len(text), text) if protocol == 2 else b"(%b\r\n" % text
+
+
+def _line(text: str) -> bytes:
+    """`text` as the rest of one line: line breaks become spaces, bytes that came in as surrogates go out as they were."""
+    try:
+        return text.translate(_LINE_BREAKS).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.translate(_LINE_BREAKS).encode("utf-8", "replace")
+
+
+def double_text(value: float) -> bytes:
+    """The shortest decimal that reads back as `value`, written as Redis 7.2 and later write doubles: 3, 0.1, 1e+21, -inf, nan."""
+    if value != value:
+        return b"nan"
+    if value in (float("inf"), float("-inf")):
+        return b"inf" if value > 0 else b"-inf"
+    mantissa, _, exponent_text = repr(abs(value)).partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    exponent = int(exponent_text or 0) - len(fraction)
+    digits = (whole + fraction).lstrip("0")
+    stripped = digits.rstrip("0")
+    exponent += len(digits) - len(stripped)
+    sign = "-" if str(value).startswith("-") else ""
+    if not stripped:
+        return f"{sign}0".encode()
+    return f"{sign}{_place_point(stripped, exponent)}".encode()
+
+
+def _place_point(digits: str, exponent: int) -> str:
+    """`digits` times ten to `exponent`, plain where that is short and else with an exponent."""
+    count = len(digits)
+    scientific = exponent + count - 1
+    if exponent >= 0 and abs(scientific) < count + 7:
+        return digits + "0" * exponent
+    if exponent < 0 and (exponent > -7 or abs(scientific) < 4):
+        point = count + exponent
+        return f"{digits[:point]}.{digits[point:]}" if point > 0 else f"0.{'0' * -point}{digits}"
+    fraction = f".{digits[1:]}" if count > 1 else ""
+    return f"{digits[0]}{fraction}e{'-' if scientific < 0 else '+'}{abs(scientific)}"
