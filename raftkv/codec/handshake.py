@@ -10,8 +10,8 @@
       either side at any step: Refuse(reason), then the connection is closed
 
 A proof is an HMAC-SHA256 with the cluster secret over the role of its maker and both Hellos, byte for byte: so over both nonces,
-names, incarnations, boots and addresses. A recorded proof is of no use for another connection, and neither side's can be played back
-as the other's. Proofs are compared in constant time. What always holds:
+names, incarnations, boots and addresses. A recorded proof is of no use for another connection, and neither side's can be played
+back as the other's. Proofs are compared in constant time. What always holds:
 
 - `peer` is None until everything was proved; nothing that the other side said is to be acted on before.
 - Each side takes exactly one message of each kind, in this order; anything else is refused.
@@ -44,7 +44,7 @@ NONCE_BYTES = 32
 MAX_HANDSHAKE_BYTES = 4096
 
 _Text = Annotated[str, Meta(max_length=300)]
-_Natural = Annotated[int, Meta(ge=0, lt=1 << 63)]
+_Natural = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 _Nonce = Annotated[bytes, Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
 _Mac = Annotated[bytes, Meta(max_length=64)]
 
@@ -55,7 +55,7 @@ class Hello(Struct, frozen=True, array_like=True, tag=48):
     protocol: _Natural
     cluster_id: Annotated[bytes, Meta(max_length=64)]
     node: Annotated[NodeId, Meta(max_length=63)]
-    incarnation: Annotated[Incarnation, Meta(ge=0, lt=1 << 63)]
+    incarnation: Annotated[Incarnation, Meta(ge=0, le=(1 << 63) - 1)]
     boot: _Natural
     group: _Natural
     client_address: _Text
