@@ -102,8 +102,9 @@ class RequestParser:
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes fed and not yet returned as requests."""
-        return len(self._pending) + self._size
+        """About how many bytes are kept of what was fed and not yet returned as requests."""
+        awaited = self._length + ARGUMENT_OVERHEAD_BYTES if self._length >= 0 else 0
+        return len(self._pending) + self._size - awaited
 
     def feed(self, data: bytes, most: int = 1 << 30) -> list[list[bytes]]:
         """The requests that `data`, after everything fed before, completes: at most `most`.
@@ -130,6 +131,7 @@ class RequestParser:
             self.problem = Failure("ERR", f"Protocol error: {error}")
             self._arguments = []
             self._size = 0
+            self._length = -1
             return requests
         if position < len(data):
             self._pending = bytearray(data[position:] if position else data)
