@@ -83,6 +83,10 @@ class Corrupt(StorageError):
     """A file does not hold what was written to it. The message names the file, the offset and the way back."""
 
 
+class UnknownFormat(StorageError):
+    """Data is in a format, or an entry names rules, that this program does not know: a newer one wrote it. The node stops."""
+
+
 class DirectoryInUse(StorageError):
     """Another process holds the data directory."""
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from msgspec import Struct
 
+from raftkv.errors import InvariantBroken
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.replies import Reply
 
@@ -51,7 +52,7 @@ class Read(Command, frozen=True, array_like=True, gc=False):
         Raises:
             CommandError: the answer is an error.
         """
-        raise NotImplementedError
+        raise InvariantBroken(f"{type(self).__name__} has no way to read")
 
 
 class Write(Command, frozen=True, array_like=True, gc=False):
@@ -65,7 +66,7 @@ class Write(Command, frozen=True, array_like=True, gc=False):
         Raises:
             CommandError: the answer is an error, and every change that this command made is undone.
         """
-        raise NotImplementedError
+        raise InvariantBroken(f"{type(self).__name__} has no way to be applied")
 
 
 class ConnectionCommand(Command, frozen=True, array_like=True, gc=False):

@@ -23,6 +23,7 @@ from raftkv.kv.rows import (
     VALUES_END,
     Value,
     decode_expiry_key,
+    decode_header,
     decode_value,
     expiry_key,
     header,
@@ -41,24 +42,29 @@ class _Missing:
 _MISSING: Final = _Missing()
 
 
-class Keyspace:
-    """The keys at one moment.
+class Values:
+    """The values of keys, under the clock of the log.
 
     Args:
         rows: the rows of the store.
         clock_ms: the log's clock, which decides what has expired.
-        now_ms: the time to tell a client how long a key has left; at least `clock_ms`. It decides nothing.
     """
 
-    def __init__(self, rows: Rows, clock_ms: int, now_ms: int = 0) -> None:
+    def __init__(self, rows: Rows, clock_ms: int) -> None:
         self._rows = rows
         self.clock_ms = clock_ms
-        self.now_ms = max(clock_ms, now_ms)
+
+    def row(self, name: bytes) -> bytes | None:
+        """The value of a row."""
+        return self._rows.get(name)
 
     def value(self, key: bytes) -> Value | None:
         """The value of `key`, whatever its type, or None."""
-        row = self._rows.get(value_key(key))
-        return None if row is None else self._live(row)
+        row = self.row(value_key(key))
+        if row is None:
+            return None
+        value = decode_value(row)
+        return None if 0 < value.expiry_ms < self.clock_ms else value
 
     def string(self, key: bytes) -> bytes | None:
         """The string at `key`, or None.
@@ -69,6 +75,20 @@ class Keyspace:
         value = self.value(key)
         return None if value is None else string_of(value)
 
+
+class Keyspace(Values):
+    """The keys at one moment, for reading.
+
+    Args:
+        rows: the rows of the store.
+        clock_ms: the log's clock, which decides what has expired.
+        now_ms: the time to tell a client how long a key has left; the later of it and `clock_ms` is used. It decides nothing.
+    """
+
+    def __init__(self, rows: Rows, clock_ms: int, now_ms: int = 0) -> None:
+        super().__init__(rows, clock_ms)
+        self.now_ms = max(clock_ms, now_ms)
+
     def count(self) -> int:
         """How many keys there are. Visits every row, without its value."""
         rows = self._rows
@@ -76,7 +96,7 @@ class Keyspace:
         for row, _ in rows.scan(EXPIRIES, expiry_key(self.clock_ms, b"")):
             due_ms, key = decode_expiry_key(row)
             value = rows.get(value_key(key))
-            if value is not None and decode_value(value).expiry_ms == due_ms:
+            if value is not None and decode_header(value)[1] == due_ms:
                 count -= 1
         return count
 
@@ -84,13 +104,9 @@ class Keyspace:
         """Value rows in the order of the hash of their key, from hash `hashed`, also those that have expired."""
         return self._rows.scan(value_start(hashed), VALUES_END)
 
-    def _live(self, row: bytes) -> Value | None:
-        value = decode_value(row)
-        return None if 0 < value.expiry_ms < self.clock_ms else value
 
-
-class Changes(Keyspace):
-    """The keys as a batch changes them.
+class Changes(Values):
+    """The keys as a batch changes them. There is no counting and no scanning: no entry of the log may cost a visit of every row.
 
     Args:
         rows: the rows of the store before the batch.
@@ -110,10 +126,12 @@ class Changes(Keyspace):
         self._mark = 0
         self._plain_header = header(STRING, index, 0)
 
-    def value(self, key: bytes) -> Value | None:
-        """The value of `key`, whatever its type, or None."""
-        row = self.row(value_key(key))
-        return None if row is None else self._live(row)
+    def row(self, name: bytes) -> bytes | None:
+        """The value of a row, as changed so far."""
+        changed = self.rows.get(name, _MISSING)
+        if changed is not _MISSING:
+            return cast("bytes | None", changed)
+        return None if self.cleared else self._rows.get(name)
 
     def put_string(self, key: bytes, data: bytes) -> None:
         """Make `data` the value of `key`, for ever, whatever was there. Reads nothing."""
@@ -143,21 +161,6 @@ class Changes(Keyspace):
         self._undo.append((None, self.rows, self.cleared))
         self.rows = {}
         self.cleared = True
-
-    def count(self) -> int:
-        """Not for commands in the log: it would cost every replica a visit of every row."""
-        raise NotImplementedError("counting keys is a read")
-
-    def scan(self, hashed: int) -> Iterator[tuple[bytes, bytes]]:
-        """Not for commands in the log: the changes before it in the batch are not among the rows."""
-        raise NotImplementedError("scanning keys is a read")
-
-    def row(self, name: bytes) -> bytes | None:
-        """The value of a row, as changed so far."""
-        changed = self.rows.get(name, _MISSING)
-        if changed is not _MISSING:
-            return cast("bytes | None", changed)
-        return None if self.cleared else self._rows.get(name)
 
     def put_row(self, name: bytes, value: bytes | None) -> None:
         """Change a row; None deletes it."""

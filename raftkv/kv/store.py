@@ -62,7 +62,10 @@ class Store(Rows, Protocol):
 
     def checkpoint(self, directory: PurePath) -> None:
         """Make a durable, independent copy of the store as of some moment during the call in `directory`, which must not exist.
-        Its content is at least everything written before the call."""
+
+        Its content is at least everything written before the call. A relative path begins where the store's own directory is.
+        Blocks; `flush` first, and this is short.
+        """
 
     def close(self) -> None:
         """Release the store. Idempotent. Closing promises no durability."""

@@ -1,0 +1,239 @@
+"""The state on disk: `raftkv.kv.store.Store` on RocksDB, through rocksdict.
+
+What always holds: one writer; RocksDB's own log is off, because the Raft log is the log, so what was not flushed is lost at a
+crash, newest first. Memory is bounded by the settings and not by the data. Every error of RocksDB becomes one of ours, in one
+place.
+
+What was measured of rocksdict 0.3.29 and is relied on: `write` and `create_checkpoint` hold the GIL and `flush` does not, so
+batches are bounded and a checkpoint is taken of a flushed store; an iterator of `Rdict.iter` shows the instant at which it was
+made, those of its snapshots do not; an iterator keeps the database's lock until it is dropped; errors are bare `Exception`s with
+RocksDB's text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import Final, cast
+
+import rocksdict
+from msgspec import Struct
+
+from raftkv.errors import Busy, Corrupt, DirectoryInUse, DiskFull, StorageError
+from raftkv.kv.store import Ranges, Writes
+
+_PAGE_ROWS: Final = 256
+"""After so many rows a long walk lets other threads run."""
+
+
+class StoreSettings(Struct, frozen=True, kw_only=True):
+    """Bounds on the memory of one store, in bytes: together what RocksDB takes, whatever the size of the state."""
+
+    memtable_bytes: int = 16 << 20
+    memtables: int = 4
+    block_cache_bytes: int = 32 << 20
+    max_open_files: int = 256
+
+
+class RocksStore:
+    """An ordered map on disk, in a directory of its own.
+
+    Args:
+        path: the directory; made if it does not exist, its parent must.
+        settings: bounds.
+
+    Raises:
+        DirectoryInUse: this or another process has it open.
+        Corrupt: the files are not what was written.
+        StorageError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path, settings: StoreSettings | None = None) -> None:
+        self.path = path
+        self._database = _open(path, settings or StoreSettings())
+        self._write_options = rocksdict.WriteOptions()
+        self._write_options.disable_wal = True  # type: ignore[method-assign,assignment]  # the stub calls it a method
+        self._write_options.no_slowdown = True
+        self._get = self._database.get
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            return cast("bytes | None", self._get(key))
+        except Exception as error:
+            raise storage_error("read", self.path, error) from error
+
+    def scan(self, start: bytes, end: bytes, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+        return _walk(self._iterator(start, end), start, limit, self.path)
+
+    def count(self, start: bytes, end: bytes) -> int:
+        return _count(self._iterator(start, end), start, self.path)
+
+    def write(self, writes: Writes, clear: Ranges = ()) -> None:
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for start, end in clear:
+            batch.delete_range(start, end)
+        put = batch.put
+        for key, value in writes.items():
+            if value is None:
+                batch.delete(key)
+            else:
+                put(key, value)
+        try:
+            self._database.write(batch, self._write_options)
+        except Exception as error:
+            raise storage_error("write", self.path, error) from error
+
+    def view(self) -> RocksView:
+        # Two iterators made without a write between them show the same instant.
+        return RocksView(self._iterator(b"", None), self._iterator(b"", None), self.path)
+
+    def flush(self) -> None:
+        try:
+            self._database.flush()
+        except Exception as error:
+            raise storage_error("flush", self.path, error) from error
+
+    def checkpoint(self, directory: PurePath) -> None:
+        # A checkpoint contains what the memtable holds by flushing it, so nothing written before the call is missing.
+        try:
+            rocksdict.Checkpoint(self._database).create_checkpoint(str(self.path.parent / directory))
+        except Exception as error:
+            raise storage_error("checkpoint", self.path, error) from error
+
+    def close(self) -> None:
+        with contextlib.suppress(rocksdict.DbClosedError):
+            self._database.close()
+
+    def _iterator(self, start: bytes, end: bytes | None) -> rocksdict.RdictIter:
+        options = rocksdict.ReadOptions()
+        if end is not None:
+            options.set_iterate_upper_bound(end)
+        try:
+            return self._database.iter(options)
+        except Exception as error:
+            raise storage_error("read", self.path, error) from error
+
+
+class RocksView:
+    """The rows of a `RocksStore` at one instant."""
+
+    def __init__(self, points: rocksdict.RdictIter, rows: rocksdict.RdictIter, path: Path) -> None:
+        self._points: rocksdict.RdictIter | None = points
+        self._rows: rocksdict.RdictIter | None = rows
+        self._path = path
+
+    def get(self, key: bytes) -> bytes | None:
+        iterator = self._live(self._points)
+        try:
+            iterator.seek(key)
+            if iterator.valid() and iterator.key() == key:
+                return cast("bytes", iterator.value())
+            iterator.status()
+        except Exception as error:
+            raise storage_error("read", self._path, error) from error
+        return None
+
+    def scan(self, start: bytes, end: bytes, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """As the store's, but one scan at a time."""
+        return _until(_walk(self._live(self._rows), start, limit, self._path), end)
+
+    def count(self, start: bytes, end: bytes) -> int:
+        return _count(self._live(self._rows), start, self._path, end)
+
+    def close(self) -> None:
+        self._points = self._rows = None
+
+    def _live(self, iterator: rocksdict.RdictIter | None) -> rocksdict.RdictIter:
+        if iterator is None:
+            raise StorageError(f"a view of the state in {self._path} was read after it was closed")
+        return iterator
+
+
+def storage_error(action: str, path: Path, error: Exception) -> StorageError | Busy:
+    """The error of our tree for one of RocksDB's, which have no types: the text tells.
+
+    A write that is refused to slow the writer down is `Busy`, and nothing was written. Everything else is final: RocksDB does not
+    write again after an error in the background, so the store is closed, and opened at its last flush.
+    """
+    text = str(error)
+    if text.startswith(("Result incomplete", "Operation aborted")) and "stall" in text:
+        return Busy(f"the state in {path} cannot be written as fast as it is asked to: {text}")
+    if "No space left" in text or "Disk quota exceeded" in text or "Not enough space" in text:
+        return DiskFull(f"no space left to {action} the state in {path} ({text}): free some space on this disk")
+    if text.startswith("Corruption"):
+        return Corrupt(f"the state in {path} is damaged ({text}): remove its directory and restart to fetch it from a peer")
+    if "lock hold by current process" in text or "While lock file" in text:
+        return DirectoryInUse(f"the state in {path} is open already ({text})")
+    return StorageError(f"cannot {action} the state in {path}: {text}")
+
+
+def _open(path: Path, settings: StoreSettings) -> rocksdict.Rdict:
+    table = rocksdict.BlockBasedOptions()
+    table.set_block_cache(rocksdict.Cache(settings.block_cache_bytes))
+    table.set_bloom_filter(10, False)
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    table.set_block_size(8 << 10)
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_block_based_table_factory(table)
+    options.set_write_buffer_size(settings.memtable_bytes)
+    options.set_max_write_buffer_number(settings.memtables)
+    options.set_db_write_buffer_size(settings.memtable_bytes * settings.memtables)
+    options.set_max_open_files(settings.max_open_files)
+    options.set_max_background_jobs(2)
+    options.set_allow_concurrent_memtable_write(False)  # there is one writer
+    options.set_compression_type(rocksdict.DBCompressionType.lz4())
+    options.set_paranoid_checks(True)
+    # With many rows deleted at once, compaction soon drops what hides behind them.
+    options.set_level_zero_slowdown_writes_trigger(24)
+    options.set_level_zero_stop_writes_trigger(36)
+    options.set_bytes_per_sync(1 << 20)
+    options.set_max_log_file_size(1 << 20)
+    options.set_keep_log_file_num(2)
+    options.set_stats_dump_period_sec(0)
+    options.set_stats_persist_period_sec(0)
+    if not path.parent.is_dir():
+        raise StorageError(f"cannot open the state in {path}: the directory above it does not exist")
+    try:
+        return rocksdict.Rdict(str(path), options)
+    except Exception as error:
+        raise storage_error("open", path, error) from error
+
+
+def _walk(iterator: rocksdict.RdictIter, start: bytes, limit: int | None, path: Path) -> Iterator[tuple[bytes, bytes]]:
+    left = -1 if limit is None else limit
+    try:
+        iterator.seek(start)
+        while left and iterator.valid():
+            yield iterator.key(), iterator.value()
+            left -= 1
+            iterator.next()
+        # An iterator that meets a damaged block ends as if there were no more rows; only its status tells.
+        iterator.status()
+    except Exception as error:
+        raise storage_error("read", path, error) from error
+
+
+def _until(rows: Iterator[tuple[bytes, bytes]], end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    for row in rows:
+        if row[0] >= end:
+            return
+        yield row
+
+
+def _count(iterator: rocksdict.RdictIter, start: bytes, path: Path, end: bytes | None = None) -> int:
+    count = 0
+    try:
+        iterator.seek(start)
+        while iterator.valid() and (end is None or iterator.key() < end):
+            count += 1
+            if count % _PAGE_ROWS == 0:
+                time.sleep(0)  # lets a thread that waits for the GIL have it now, rather than after the switch interval
+            iterator.next()
+        iterator.status()
+    except Exception as error:
+        raise storage_error("read", path, error) from error
+    return count
