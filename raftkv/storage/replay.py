@@ -1,0 +1,441 @@
+"""Opening a log: gather what is on the disk, let `raftkv.storage.recovery` decide, do what it says.
+
+What always holds:
+
+- Until everything has been read and judged, nothing is changed but this: an unfinished creation is begun again, and a damaged slot
+  of the hard state is made again from the sound one. A log that is refused is left as it was found.
+- When `open_log` returns, everything in the log is durable, and no later crash can make the node forget that it is suspect.
+- Every segment is read and every checksum compared, so rot is found at the start and not when a peer needs the entry.
+
+A crash at any point of this leaves a directory that the next attempt opens the same way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from msgspec import Struct
+
+from raftkv.codec.record import (
+    ALIGNMENT,
+    DATA_OFFSET,
+    GROUP_BYTES,
+    Damage,
+    Located,
+    RecordType,
+    SegmentHeader,
+    encode_group,
+    record_configuration,
+    record_entry,
+    record_snapshot,
+)
+from raftkv.errors import Corrupt, DiskFull, InvalidSettings, StorageError
+from raftkv.raft.types import Entry, EntryId, EntryKind, HardState, Index, SnapshotMeta
+from raftkv.storage.disk import Disk, File
+from raftkv.storage.hard_state import (
+    HARD_STATE_PATH,
+    HardStateFile,
+    HardStateSlot,
+    create_hard_state,
+    inspect_hard_state,
+    open_hard_state,
+)
+from raftkv.storage.identity import IDENTITY_PATHS, identity_exists
+from raftkv.storage.log_index import Hole, LogIndex
+from raftkv.storage.manifest import Manifest, SegmentEntry, load_manifest, store_manifest
+from raftkv.storage.recovery import (
+    WAY_BACK,
+    Copy,
+    DirectoryAction,
+    SegmentAction,
+    TailAction,
+    TailFacts,
+    UnlistedAction,
+    UnlistedFacts,
+    decide_directory,
+    decide_segment,
+    decide_tail,
+    decide_unlisted,
+)
+from raftkv.storage.segment import (
+    Scan,
+    ScannedGroup,
+    Tail,
+    check_header,
+    create_segment,
+    holds_group,
+    is_blank,
+    read_header,
+    segment_id,
+    segment_path,
+)
+
+LOG_DIRECTORY = "wal"
+MANIFEST_PATH = "wal/manifest"
+_MIN_SEGMENT_BYTES = 2 * DATA_OFFSET
+
+
+class WalSettings(Struct, frozen=True, kw_only=True):
+    """Settings of the log.
+
+    Raises:
+        InvalidSettings: a value is out of range; the message names it, its value and the rule.
+    """
+
+    segment_bytes: int = 64 << 20
+    """Length of a segment file. A group that does not fit in one gets a longer one."""
+    max_entry_bytes: int = 64 << 20
+    """The largest payload of an entry."""
+    tail_bytes: int = 16 << 20
+    """Payload bytes of the newest entries handed out by recovery."""
+    tail_entries: int = 8192
+    """The same bound as a count of entries."""
+    group: int = 0
+    """The Raft group whose log this is."""
+
+    def __post_init__(self) -> None:
+        if self.segment_bytes < _MIN_SEGMENT_BYTES or self.segment_bytes % DATA_OFFSET:
+            raise InvalidSettings(
+                f"segment_bytes is {self.segment_bytes}; it must be a multiple of {DATA_OFFSET}, at least {_MIN_SEGMENT_BYTES}"
+            )
+        if not 1 <= self.max_entry_bytes <= 1 << 29:
+            raise InvalidSettings(f"max_entry_bytes is {self.max_entry_bytes}; it must be in 1 to {1 << 29}")
+        for name in ("tail_bytes", "tail_entries"):
+            if getattr(self, name) < 1:
+                raise InvalidSettings(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.group < 1 << 32:
+            raise InvalidSettings(f"group is {self.group}; it must fit in 32 bits")
+
+
+class Position(Struct, frozen=True):
+    """Where the next group goes in the newest segment, and what it follows. `sealed`: nothing unsealed stands before it."""
+
+    offset: int
+    number: int
+    checksum: int
+    commit: Index
+    sealed: bool
+
+
+class OpenedLog(Struct):
+    """A log that is ready to be written: everything that `Wal` goes on from."""
+
+    hard_state: HardStateFile
+    manifest: Manifest
+    files: dict[int, File]
+    index: LogIndex
+    position: Position
+    tail: tuple[Entry, ...]
+    created: bool
+
+
+def open_log(disk: Disk, settings: WalSettings) -> OpenedLog:
+    """Open the log of the data directory, or create one in a directory that belongs to no node yet.
+
+    Raises:
+        Corrupt: something that was durable is not there or not as it was written. The message says what, where, and the way back.
+        DiskFull: there is no space to create or go on with the log.
+        StorageError: a newer program wrote it, or the disk failed.
+    """
+    action = decide_directory(
+        identity=identity_exists(disk), manifest=_manifest_copy(disk), hard_state=_hard_state_copy(disk), used=_is_used(disk)
+    )
+    if action is DirectoryAction.CREATE:
+        return _create(disk, settings)
+    if action not in (DirectoryAction.OPEN, DirectoryAction.OPEN_NEW):
+        _refuse_directory(disk, action)
+    files: dict[int, File] = {}
+    try:
+        return _Replay(disk, settings, files, created=action is DirectoryAction.OPEN_NEW).run()
+    except BaseException:
+        for file in files.values():
+            file.close()
+        raise
+
+
+def _create(disk: Disk, settings: WalSettings) -> OpenedLog:
+    """The order matters: see `recovery.decide_directory`."""
+    disk.remove_tree(LOG_DIRECTORY)
+    disk.mkdir(LOG_DIRECTORY)
+    hard_state = create_hard_state(disk)
+    origin = EntryId(0, 0)
+    header = SegmentHeader(settings.group, 1, settings.segment_bytes, first_number=1, checksum=0, last=origin)
+    file = create_segment(disk, LOG_DIRECTORY, header)
+    manifest = Manifest(settings.group, SnapshotMeta(), (SegmentEntry(1, settings.segment_bytes),))
+    store_manifest(disk, MANIFEST_PATH, manifest)
+    index = LogIndex(SnapshotMeta(), origin)
+    index.add_segment(1)
+    return OpenedLog(hard_state, manifest, {1: file}, index, Position(DATA_OFFSET, 0, 0, 0, True), (), created=True)
+
+
+def _manifest_copy(disk: Disk) -> Copy:
+    if not disk.exists(MANIFEST_PATH):
+        return Copy.MISSING
+    try:
+        load_manifest(disk, MANIFEST_PATH)
+    except Corrupt:
+        return Copy.BAD
+    return Copy.GOOD
+
+
+def _hard_state_copy(disk: Disk) -> Copy:
+    found = inspect_hard_state(disk)
+    return Copy.GOOD if isinstance(found, HardStateSlot) else found
+
+
+def _is_used(disk: Disk) -> bool:
+    """Whether anything was promised in this directory: a term, a vote, or anything in a segment."""
+    slot = inspect_hard_state(disk)
+    if isinstance(slot, HardStateSlot) and slot.state != HardState():
+        return True
+    for id_ in _segment_ids(disk):
+        file = disk.open(segment_path(LOG_DIRECTORY, id_))
+        try:
+            if any(file.read_at(DATA_OFFSET, GROUP_BYTES)):
+                return True
+        finally:
+            file.close()
+    return False
+
+
+def _segment_ids(disk: Disk) -> list[int]:
+    names = disk.list(LOG_DIRECTORY) if disk.exists(LOG_DIRECTORY) else []
+    return [id_ for id_ in map(segment_id, names) if id_ is not None]
+
+
+def _refuse_directory(disk: Disk, action: DirectoryAction) -> None:
+    match action:
+        case DirectoryAction.IDENTITY_LOST:
+            raise Corrupt(f"{' and '.join(IDENTITY_PATHS)} are missing, and the log of this directory has been used. {WAY_BACK}")
+        case DirectoryAction.MANIFEST_LOST:
+            raise Corrupt(f"{MANIFEST_PATH} is missing, and this directory belongs to a node: its log is lost. {WAY_BACK}")
+        case DirectoryAction.HARD_STATE_LOST:
+            raise Corrupt(f"{HARD_STATE_PATH} is missing: the node's term and vote are lost. {WAY_BACK}")
+        case DirectoryAction.HARD_STATE_BAD:
+            open_hard_state(disk)  # says which slot is damaged in which way
+        case _:
+            load_manifest(disk, MANIFEST_PATH)
+    raise Corrupt(f"the data directory is not whole: {action.value}. {WAY_BACK}")
+
+
+class _Replay:
+    """One attempt to open an existing log."""
+
+    def __init__(self, disk: Disk, settings: WalSettings, files: dict[int, File], created: bool) -> None:
+        self._disk = disk
+        self._settings = settings
+        self._files = files
+        self._created = created
+        self._manifest = load_manifest(disk, MANIFEST_PATH)
+        self._index = LogIndex(SnapshotMeta(), EntryId(0, 0))
+        self._window: deque[Entry] = deque()
+        self._window_bytes = 0
+        self._commit = 0
+
+    def run(self) -> OpenedLog:
+        if self._manifest.group != self._settings.group:
+            raise Corrupt(
+                f"{MANIFEST_PATH} is of Raft group {self._manifest.group} and group {self._settings.group} was asked for: "
+                "this is the data directory of another group"
+            )
+        scan: Scan | None = None
+        last_group: ScannedGroup | None = None
+        for entry in self._manifest.segments:
+            scan = self._open_segment(entry, scan)
+            last_group = None
+            for group in scan.groups():
+                self._apply(entry, group.records)
+                last_group = group
+            self._commit = max(self._commit, scan.commit)
+            if entry.end:
+                self._check_closed(entry, scan)
+        if scan is None:
+            raise Corrupt(f"{MANIFEST_PATH} lists no segment. {WAY_BACK}")
+        tail = scan.tail()
+        action = decide_tail(
+            TailFacts(tail.next, tail.beyond, tail.missing_piece, scan.sealed, scan.last.index < self._manifest.begin.index)
+        )
+        if action is TailAction.CORRUPT:
+            raise self._corrupt_tail(scan, tail)
+        self._settle()
+        unlisted = self._judge_unlisted(scan)
+        hard_state = open_hard_state(self._disk)
+        for id_ in unlisted:
+            self._disk.unlink(segment_path(LOG_DIRECTORY, id_))
+        if unlisted:
+            self._disk.sync_directory(LOG_DIRECTORY)
+        position = self._continue(scan, tail, action, last_group)
+        return OpenedLog(hard_state, self._manifest, self._files, self._index, position, tuple(self._window), self._created)
+
+    def _open_segment(self, entry: SegmentEntry, before: Scan | None) -> Scan:
+        """Open a listed segment and check that it is what the manifest and the segment before it say."""
+        path = segment_path(LOG_DIRECTORY, entry.id)
+        exists = self._disk.exists(path)
+        if exists:
+            self._files[entry.id] = file = self._disk.open(path)
+            header = read_header(file)
+            number, checksum, last = (before.number + 1, before.checksum, before.last) if before else (0, 0, EntryId(0, 0))
+            expected = SegmentHeader(self._manifest.group, entry.id, entry.capacity, number, checksum, last)
+            found = check_header(header, expected, first=before is None)
+            size = file.size()
+            action = decide_segment(exists=True, long_enough=size >= (entry.end or entry.capacity), header=found)
+            if action is SegmentAction.READ and header is not None:
+                if before is None:
+                    self._index.last = header.last
+                self._index.add_segment(entry.id)
+                return Scan(file, header, entry.end or entry.capacity)
+            if action is SegmentAction.OTHER_VERSION:
+                version = header.version if header else 0
+                raise StorageError(
+                    f"{path} has format version {version}: start the version of raftkv that wrote it, or a newer one"
+                )
+        else:
+            action, size = SegmentAction.MISSING, 0
+        raise Corrupt(
+            f"{path}: {action.value.removeprefix('stop: ')} (it has {size} bytes; {entry.end or entry.capacity} are expected); "
+            f"it holds the entries after index {self._index.last.index}. {WAY_BACK}"
+        )
+
+    def _apply(self, entry: SegmentEntry, records: list[Located]) -> None:
+        """Take the records of a sound group into the index."""
+        for located in records:
+            record = located.record
+            try:
+                if record.type == RecordType.RESET:
+                    self._index.reset(record_snapshot(record))
+                    self._window.clear()
+                    self._window_bytes = 0
+                    continue
+                self._index.append(record.index, record.term, located.offset)
+                taken = record_entry(record)
+                if taken.kind is EntryKind.CONFIGURATION:
+                    self._index.configure(record.index, record_configuration(record))
+            except (Hole, ValueError) as error:
+                path = segment_path(LOG_DIRECTORY, entry.id)
+                raise Corrupt(
+                    f"{path} at offset {located.offset}: entry {record.index} (term {record.term}) has sound checksums "
+                    f"and cannot be: {error}. {WAY_BACK}"
+                ) from error
+            self._remember(taken)
+
+    def _remember(self, entry: Entry) -> None:
+        """Keep the newest entries, within the bounds."""
+        window = self._window
+        while window and window[-1].index >= entry.index:
+            self._window_bytes -= len(window.pop().payload)
+        window.append(entry)
+        self._window_bytes += len(entry.payload)
+        while window and (self._window_bytes > self._settings.tail_bytes or len(window) > self._settings.tail_entries):
+            self._window_bytes -= len(window.popleft().payload)
+
+    def _check_closed(self, entry: SegmentEntry, scan: Scan) -> None:
+        if (scan.position, scan.number, scan.checksum) == (entry.end, entry.number, entry.checksum):
+            return
+        raise self._corrupt_tail(scan, scan.tail(), entry)
+
+    def _corrupt_tail(self, scan: Scan, tail: Tail, entry: SegmentEntry | None = None) -> Corrupt:
+        path = segment_path(LOG_DIRECTORY, entry.id if entry else self._manifest.segments[-1].id)
+        damage = tail.damage or Damage(scan.position, "groups that were written are not there", after=scan.last)
+        if damage.entry is not None:
+            which = f"this is entry {damage.entry.index} (term {damage.entry.term})"
+        else:
+            after = damage.after or scan.last
+            which = f"what is lost comes after entry {after.index} (term {after.term})"
+        if tail.head is not None:
+            which += f", in a group that ends with entry {tail.head.last.index} (term {tail.head.last.term})"
+        return Corrupt(
+            f"{path} at offset {damage.offset}: {damage.what}; {which}. "
+            f"It was durable and has rotted, so the node may have promised it. {WAY_BACK}"
+        )
+
+    def _settle(self) -> None:
+        try:
+            self._index.settle(self._manifest.begin)
+        except Hole as error:
+            raise Corrupt(f"{LOG_DIRECTORY}: {error}. {WAY_BACK}") from error
+        while self._window and self._window[0].index <= self._index.begin.index:
+            self._window_bytes -= len(self._window.popleft().payload)
+
+    def _judge_unlisted(self, scan: Scan) -> list[int]:
+        """The segment files that the manifest does not list and that may go."""
+        listed = {entry.id for entry in self._manifest.segments}
+        newest = self._manifest.segments[-1].id
+        unlisted = [id_ for id_ in _segment_ids(self._disk) if id_ not in listed]
+        for id_ in unlisted:
+            path = segment_path(LOG_DIRECTORY, id_)
+            file = self._disk.open(path)
+            try:
+                header, size = read_header(file), file.size()
+                facts = UnlistedFacts(
+                    older=id_ < newest,
+                    blank=is_blank(file, DATA_OFFSET, size),
+                    copy=header is not None and header.first_number <= scan.number,
+                    beyond=holds_group(file, id_, DATA_OFFSET, size, scan.number + 1),
+                )
+            finally:
+                file.close()
+            if decide_unlisted(facts) is UnlistedAction.CORRUPT:
+                raise Corrupt(
+                    f"{path} holds groups after number {scan.number} and {MANIFEST_PATH} does not list it: "
+                    f"the manifest is older than the log, which a disk that keeps its promises does not allow. {WAY_BACK}"
+                )
+        return unlisted
+
+    def _continue(self, scan: Scan, tail: Tail, action: TailAction, last_group: ScannedGroup | None) -> Position:
+        """Make the tail one that new groups can follow."""
+        if action is TailAction.APPEND:
+            return Position(scan.position, scan.number, scan.checksum, self._committed(), True)
+        if action is TailAction.REWRITE and last_group is not None:
+            before = (last_group.offset, last_group.head.number - 1, last_group.head.previous, last_group.before)
+            return self._next_segment(*before, copy=last_group, suspect=self._manifest.suspect)
+        suspect = self._manifest.suspect
+        if action is TailAction.SUSPECT:
+            suspect = max(suspect or 0, tail.head.last.index if tail.head else scan.last.index + 1)
+        return self._next_segment(scan.position, scan.number, scan.checksum, scan.last, copy=None, suspect=suspect)
+
+    def _next_segment(
+        self, end: int, number: int, checksum: int, last: EntryId, *, copy: ScannedGroup | None, suspect: Index | None
+    ) -> Position:
+        """End the open segment at `end`, after group `number`, and go on in a new one, with a copy of the group after that if there
+        is one. The manifest that says so is the last step and makes all of it true at once."""
+        old = self._manifest.segments[-1]
+        records = [located.record for located in copy.records] if copy else []
+        needed = DATA_OFFSET + (copy.end - copy.offset if copy else 0) + ALIGNMENT
+        needed += -needed % DATA_OFFSET
+        header = SegmentHeader(
+            self._settings.group, old.id + 1, max(self._settings.segment_bytes, needed), number + 1, checksum, last
+        )
+        try:
+            file = create_segment(self._disk, LOG_DIRECTORY, header)
+        except DiskFull:
+            # A node with a full disk should start and serve reads: take what recovery needs and no more.
+            header = SegmentHeader(self._settings.group, old.id + 1, needed, number + 1, checksum, last)
+            file = create_segment(self._disk, LOG_DIRECTORY, header)
+        self._files[header.id] = file
+        position = Position(DATA_OFFSET, number, checksum, self._committed(), True)
+        self._index.add_segment(header.id)
+        if copy is not None:
+            group = encode_group(header.id, DATA_OFFSET, copy.head, records)
+            file.write_at(DATA_OFFSET, group.data)
+            file.sync()
+            self._index.move_tail(copy.offset, dict(zip([located.offset for located in copy.records], group.offsets, strict=True)))
+            position = Position(DATA_OFFSET + len(group.data), copy.head.number, group.checksum, self._committed(), False)
+        kept = self._manifest.segments[:-1]
+        if end > DATA_OFFSET:
+            kept += (SegmentEntry(old.id, old.capacity, end, number, checksum),)
+        self._manifest = Manifest(
+            self._manifest.group, self._index.begin, (*kept, SegmentEntry(header.id, header.capacity)), suspect
+        )
+        store_manifest(self._disk, MANIFEST_PATH, self._manifest)
+        if end == DATA_OFFSET:
+            self._index.drop_segments([old.id])
+            self._files.pop(old.id).close()
+            self._disk.unlink(segment_path(LOG_DIRECTORY, old.id))
+            self._disk.sync_directory(LOG_DIRECTORY)
+        elif copy is not None:
+            self._files[old.id].truncate(end)  # gives the space back; whether it is durable does not matter
+        return position
+
+    def _committed(self) -> Index:
+        """What is known to be committed, of what is in the log."""
+        return min(max(self._commit, self._index.begin.index), self._index.last.index)

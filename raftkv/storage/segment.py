@@ -1,0 +1,245 @@
+"""Segment files: creating one, checking its header, and reading its groups in order until something is not sound.
+
+A segment is created with all of its space reserved and reading as zeroes, durably with its name, before anything is written to it.
+It is never used again for another part of the log: old bytes cannot come back as records (and would not pass, see
+`raftkv.codec.record`).
+
+Reading takes memory for one group and a window of the file, never for a file. What to do about a place that is not sound is decided
+in `raftkv.storage.recovery`; here it is only described.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from raftkv.codec.record import (
+    ALIGNMENT,
+    DATA_OFFSET,
+    FORMAT_VERSION,
+    GROUP_BYTES,
+    SECTOR_BYTES,
+    SEGMENT_HEADER_BYTES,
+    Damage,
+    GroupHead,
+    Located,
+    SegmentHeader,
+    decode_group,
+    decode_head,
+    decode_segment_header,
+    encode_segment_header,
+    find_head,
+    missing_piece,
+)
+from raftkv.errors import DiskFull
+from raftkv.raft.types import EntryId
+from raftkv.storage.disk import Disk, File
+from raftkv.storage.recovery import Beyond, HeaderFound, Next
+
+_CHUNK_BYTES = 1 << 20
+_ZEROES = bytes(_CHUNK_BYTES)
+_SUFFIX = ".log"
+
+
+def segment_path(directory: str, id_: int) -> str:
+    """Where segment `id_` is."""
+    return f"{directory}/{id_:012d}{_SUFFIX}"
+
+
+def segment_id(name: str) -> int | None:
+    """The id in the name of a segment file, or None if it is not such a name."""
+    stem = name.removesuffix(_SUFFIX)
+    return int(stem) if stem != name and len(stem) >= 12 and stem.isascii() and stem.isdigit() else None
+
+
+def create_segment(disk: Disk, directory: str, header: SegmentHeader) -> File:
+    """A new segment file with its header and its space, durable.
+
+    Raises:
+        DiskFull: there is no space for it. Nothing is left of it.
+        StorageError: the disk failed.
+    """
+    path = segment_path(directory, header.id)
+    if disk.exists(path):
+        disk.unlink(path)
+    file = disk.create(path)
+    try:
+        file.preallocate(header.capacity)
+        file.write_at(0, encode_segment_header(header))
+        file.sync()
+        disk.sync_directory(directory)
+    except DiskFull:
+        discard_segment(disk, directory, file)
+        raise
+    return file
+
+
+def discard_segment(disk: Disk, directory: str, file: File) -> None:
+    """Remove a segment that is not listed."""
+    file.close()
+    disk.unlink(file.path)
+    disk.sync_directory(directory)
+
+
+def read_header(file: File) -> SegmentHeader | None:
+    """The header of a segment file, or None if it is not sound."""
+    return decode_segment_header(file.read_at(0, SEGMENT_HEADER_BYTES))
+
+
+def check_header(found: SegmentHeader | None, expected: SegmentHeader, *, first: bool) -> HeaderFound:
+    """Compare a header with what the manifest and the segment before it call for. Before the `first` segment there is none that
+    could say which numbers it begins with."""
+    if found is None:
+        return HeaderFound.ILLEGIBLE
+    if found.version != FORMAT_VERSION:
+        return HeaderFound.OTHER_VERSION
+    same_file = (found.id, found.group, found.capacity) == (expected.id, expected.group, expected.capacity)
+    return HeaderFound.SOUND if same_file and (first or found == expected) else HeaderFound.MISMATCH
+
+
+def is_blank(file: File, offset: int, end: int) -> bool:
+    """Whether the file holds nothing but zeroes from `offset` to `end`."""
+    while offset < end:
+        chunk = file.read_at(offset, min(_CHUNK_BYTES, end - offset))
+        if not chunk:
+            break
+        if chunk != _ZEROES[: len(chunk)]:
+            return False
+        offset += len(chunk)
+    return True
+
+
+def holds_group(file: File, segment: int, offset: int, end: int, least_number: int) -> bool:
+    """Whether between `offset` and `end` there is a sound group record or seal numbered `least_number` or higher."""
+    offset += -offset % ALIGNMENT
+    while offset < end:
+        chunk = file.read_at(offset, min(_CHUNK_BYTES, end - offset))
+        if len(chunk) < GROUP_BYTES:
+            break
+        if chunk != _ZEROES[: len(chunk)] and find_head(segment, offset, chunk, least_number) is not None:
+            return True
+        offset += len(chunk)
+    return False
+
+
+class Window:
+    """Reads of a file that go forward, served from one chunk at a time."""
+
+    def __init__(self, file: File, chunk_bytes: int = _CHUNK_BYTES) -> None:
+        self._file = file
+        self._chunk_bytes = chunk_bytes
+        self._offset = 0
+        self._chunk = b""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`, fewer where the file ends."""
+        begin = offset - self._offset
+        if begin < 0 or begin + length > len(self._chunk):
+            self._chunk = self._file.read_at(offset, max(length, self._chunk_bytes))
+            self._offset = offset
+            begin = 0
+        return self._chunk[begin : begin + length]
+
+
+class ScannedGroup(Struct, frozen=True):
+    """A sound group at `offset`, up to `end`. `before` is the last entry of the log before it, `previous` the checksum it chains
+    to."""
+
+    offset: int
+    end: int
+    head: GroupHead
+    checksum: int
+    records: list[Located]
+    before: EntryId
+
+
+class Tail(Struct, frozen=True):
+    """What stands after the last sound group of a segment. `head` is the group's record if that is sound."""
+
+    next: Next
+    beyond: Beyond
+    missing_piece: bool
+    damage: Damage | None = None
+    head: GroupHead | None = None
+
+
+class Scan:
+    """Reads the groups of one segment in order, up to `end` or to the first that is not sound, and keeps where it is.
+
+    `position` is the offset behind the last sound group or seal, `number` and `checksum` those of the last sound group, `last` the
+    log's last entry after it, `commit` the largest commit index seen, `sealed` whether nothing unsealed stands before `position`.
+    """
+
+    def __init__(self, file: File, header: SegmentHeader, end: int) -> None:
+        self._file = file
+        self._window = Window(file)
+        self._id = header.id
+        self._end = end
+        self.position = DATA_OFFSET
+        self.number = header.first_number - 1
+        self.checksum = header.checksum
+        self.last = header.last
+        self.commit = 0
+        self.sealed = True
+        self._stopped_at: GroupHead | None = None
+        self._damage: Damage | None = None
+        self._foreign = False
+
+    def groups(self) -> Iterator[ScannedGroup]:
+        """The sound groups. When this ends, `position` and the rest say where, and `tail` why."""
+        while self.position + GROUP_BYTES <= self._end:
+            head = decode_head(self._id, self.position, self._window.read(self.position, GROUP_BYTES))
+            if head is None:
+                return
+            if not self._belongs(head):
+                self._foreign = True
+                self._stopped_at = head
+                self._damage = Damage(self.position, f"group {head.number} does not follow group {self.number}", after=self.last)
+                return
+            if head.seal:
+                self.sealed = True
+                self.commit = max(self.commit, head.commit)
+                self.position += GROUP_BYTES
+                continue
+            data = self._window.read(self.position, GROUP_BYTES + head.body_bytes)
+            records, checksum, damage = decode_group(self._id, self.position, head, data)
+            if damage is not None:
+                self._stopped_at, self._damage = head, damage
+                return
+            offset, before = self.position, self.last
+            self.position += len(data)
+            self.number, self.checksum, self.last = head.number, checksum, head.last
+            self.commit = max(self.commit, head.commit)
+            self.sealed = False
+            yield ScannedGroup(offset, self.position, head, checksum, records, before)
+
+    def tail(self) -> Tail:
+        """What stands at `position`, after `groups` has ended."""
+        head = self._stopped_at
+        if head is not None:
+            if self._foreign:
+                return Tail(Next.FOREIGN, Beyond.BYTES, False, self._damage, head)
+            length = GROUP_BYTES + head.body_bytes
+            missing = missing_piece(self.position, head, self._window.read(self.position, length))
+            return Tail(Next.GROUP, self._beyond(self.position + length), missing, self._damage, head)
+        beyond = self._beyond(self.position + GROUP_BYTES)
+        sector_end = self.position + SECTOR_BYTES - self.position % SECTOR_BYTES
+        missing = is_blank(self._file, self.position, min(sector_end, self._end))
+        if is_blank(self._file, self.position, min(self.position + GROUP_BYTES, self._end)):
+            damage = (
+                None if beyond is Beyond.ZERO else Damage(self.position, "there are zeroes where a group begins", after=self.last)
+            )
+            return Tail(Next.ZERO, beyond, missing, damage)
+        damage = Damage(self.position, "the record of a group does not match its checksum", after=self.last)
+        return Tail(Next.ILLEGIBLE, beyond, missing, damage)
+
+    def _belongs(self, head: GroupHead) -> bool:
+        if head.previous != self.checksum or self.position + GROUP_BYTES + head.body_bytes > self._end:
+            return False
+        return head.number == self.number + (0 if head.seal else 1)
+
+    def _beyond(self, offset: int) -> Beyond:
+        if is_blank(self._file, offset, self._end):
+            return Beyond.ZERO
+        return Beyond.GROUP if holds_group(self._file, self._id, offset, self._end, self.number + 1) else Beyond.BYTES

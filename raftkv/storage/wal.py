@@ -1,0 +1,403 @@
+"""The write-ahead log of one node: term and vote, the entries, and where the log begins, durable.
+
+What always holds:
+
+- When `write` returns, all it was given is durable; nobody may be told of it before. The hard state is durable before the entries
+  of the same call, and what one call wrote before anything of the next call is begun.
+- `write` makes one group with one write and one fsync at the end of the newest segment. Only a full segment, a change of hard state
+  or an installed snapshot adds to that.
+- After an error of the disk the log is poisoned: what was being written may or may not be durable, so everything later is refused
+  and the node must stop. Nothing is tried again on the same file. The exception is space for a new segment, which is reserved
+  before anything is written: without it `DiskFull` is raised, nothing has happened, and the same call may be made again later.
+- A node whose last group is unreadable is suspect until `clear_suspect`, across restarts.
+
+How a crash is recovered from is in `raftkv.storage.recovery` and `replay`; the bytes are in `raftkv.codec.record` and
+docs/formats.md. One thread writes (`write`, `compact`, `seal`, `clear_suspect`, `close`); any number may read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+
+import google_crc32c
+from msgspec import Struct
+
+from raftkv.codec.record import (
+    ALIGNMENT,
+    DATA_OFFSET,
+    GROUP_BYTES,
+    RECORD_BYTES,
+    GroupHead,
+    RecordType,
+    SegmentHeader,
+    decode_record_header,
+    encode_group,
+    encode_seal,
+    group_bytes,
+)
+from raftkv.errors import Corrupt, DiskFull, InvariantBroken, StorageError
+from raftkv.raft.types import Configuration, Entry, EntryId, EntryKind, HardState, Index, SnapshotMeta, Term
+from raftkv.storage.disk import DirectoryLock, Disk
+from raftkv.storage.hard_state import HardStateSlot, encode_slot
+from raftkv.storage.manifest import Manifest, SegmentEntry, store_manifest
+from raftkv.storage.plan import LogWrite, Plan, plan_group
+from raftkv.storage.recovery import WAY_BACK
+from raftkv.storage.replay import LOG_DIRECTORY, MANIFEST_PATH, OpenedLog, Position, WalSettings, open_log
+from raftkv.storage.segment import Window, create_segment, discard_segment, segment_path
+
+__all__ = ["LOCK_PATH", "LogWrite", "RecoveredLog", "Wal", "WalSettings"]
+
+LOCK_PATH = "LOCK"
+_READ_BYTES = 256 << 10
+
+
+class RecoveredLog(Struct, frozen=True):
+    """What was found when the log was opened, in the terms of `raft.types.Stored`.
+
+    `created`: the directory belongs to no node yet; `snapshot` is then the empty one, and the caller puts the bootstrap
+    configuration in. `suspect`: the largest index that may have been acknowledged and lost.
+    """
+
+    hard_state: HardState
+    snapshot: SnapshotMeta
+    last: EntryId
+    term_runs: tuple[EntryId, ...]
+    tail: tuple[Entry, ...]
+    configurations: tuple[tuple[Index, Configuration], ...]
+    committed: Index
+    suspect: Index | None
+    created: bool
+
+
+class Wal:
+    """An open log. Use `Wal.open`."""
+
+    def __init__(self, disk: Disk, settings: WalSettings, opened: OpenedLog, lock: DirectoryLock) -> None:
+        self._disk = disk
+        self._settings = settings
+        self._hard_state = opened.hard_state
+        self._manifest = opened.manifest
+        self._files = opened.files
+        self._index = opened.index
+        self._position = opened.position
+        self._directory_lock = lock
+        self._poison: str | None = None
+        self._closed = False
+        # Readers take it for the index and the files; the writer only where it changes those, never while it waits for the disk.
+        self._reading = threading.Lock()
+        self.recovered = RecoveredLog(
+            hard_state=opened.hard_state.current,
+            snapshot=opened.index.begin,
+            last=opened.index.last,
+            term_runs=opened.index.term_runs,
+            tail=opened.tail,
+            configurations=tuple(opened.index.configurations),
+            committed=opened.position.commit,
+            suspect=opened.manifest.suspect,
+            created=opened.created,
+        )
+
+    @classmethod
+    def open(cls, disk: Disk, settings: WalSettings) -> Wal:
+        """Open the log in the data directory `disk`, or create one in a directory without an identity. Takes the directory's lock.
+
+        Raises:
+            DirectoryInUse: another process, or another `Disk`, has it open.
+            Corrupt: something durable is lost or damaged; the message names file, offset and entry, and the way back.
+            DiskFull: there is not even space for what recovery needs.
+            StorageError: a newer program wrote it, or the disk failed.
+        """
+        lock = disk.lock(LOCK_PATH)
+        try:
+            return cls(disk, settings, open_log(disk, settings), lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @property
+    def hard_state(self) -> HardState:
+        """The durable term and vote."""
+        return self._hard_state.current
+
+    @property
+    def first_index(self) -> Index:
+        """The index of the first entry, or where it would be."""
+        return self._index.first
+
+    @property
+    def last_index(self) -> Index:
+        """The index of the last durable entry, or of the position where the log begins."""
+        return self._index.last.index
+
+    @property
+    def begin(self) -> SnapshotMeta:
+        """The position after which the log begins."""
+        return self._index.begin
+
+    @property
+    def suspect(self) -> Index | None:
+        """The largest index that may have been acknowledged and lost."""
+        return self._manifest.suspect
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of log that segments hold; compaction makes it fall."""
+        with self._reading:
+            closed = sum([segment.end - DATA_OFFSET for segment in self._manifest.segments[:-1]])
+            return closed + self._position.offset - DATA_OFFSET
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether `seal` has nothing to do."""
+        return self._position.sealed
+
+    def write(self, writes: Sequence[LogWrite]) -> None:
+        """Make everything in `writes`, in order, durable; it is when this returns.
+
+        Raises:
+            DiskFull: there is no space for a new segment. Nothing was written; the same call may be made again.
+            InvalidRequest: an entry is larger than the settings allow. Nothing was written.
+            InvariantBroken: the entries do not follow the log, or overwrite what is committed. Nothing was written.
+            StorageError: it may or may not be durable; the log is poisoned.
+        """
+        self._check_usable()
+        # Whether the log holds an installed snapshot's entry is asked of the durable log, so what precedes a snapshot is written
+        # first.
+        run: list[LogWrite] = []
+        for write in writes:
+            if write.snapshot is not None and run:
+                self._write_run(run)
+                run = []
+            run.append(write)
+        if run:
+            self._write_run(run)
+
+    def read(self, first: Index, last: Index, max_bytes: int) -> list[Entry]:
+        """The entries from `first` to `last`, as many as fit in `max_bytes` of payload but at least one; none if the log does not
+        hold `first`.
+
+        Raises:
+            Corrupt: an entry is not as it was written.
+            StorageError: the disk failed, or the log is closed.
+        """
+        entries: list[Entry] = []
+        with self._reading:
+            if self._closed:
+                raise StorageError("the log is closed")
+            if not self._index.begin.index < first <= min(last, self._index.last.index):
+                return entries
+            window: Window | None = None
+            segment = 0
+            taken = 0
+            for index in range(first, min(last, self._index.last.index) + 1):
+                at, offset = self._index.locate(index)
+                if window is None or at != segment:
+                    window, segment = Window(self._files[at], min(_READ_BYTES, max_bytes + RECORD_BYTES)), at
+                entry = self._read_entry(window, segment, offset, index)
+                taken += len(entry.payload)
+                if entries and taken > max_bytes:
+                    break
+                entries.append(entry)
+        return entries
+
+    def term_at(self, index: Index) -> Term | None:
+        """The term of the entry at `index`, also of the position where the log begins; None if the log does not hold it."""
+        with self._reading:
+            return self._index.term_at(index)
+
+    def compact(self, meta: SnapshotMeta) -> None:
+        """Let the log begin after `meta`, which stands for an entry in it. Whole segments before that are removed, after the new
+        beginning is durable. Going back is ignored.
+
+        Raises:
+            DiskFull: there is no space for the manifest. Nothing has changed.
+            InvariantBroken: the log does not hold that entry.
+            StorageError: the log is poisoned.
+        """
+        self._check_usable()
+        if meta.index <= self._index.begin.index:
+            return
+        if self._index.term_at(meta.index) != meta.term:
+            raise InvariantBroken(
+                f"the log cannot begin after entry {meta.index} (term {meta.term}): it holds the entries {self.first_index} to "
+                f"{self.last_index}, and term {self._index.term_at(meta.index)} there"
+            )
+        with self._reserving("compacting the log"):
+            dead = self._index.dead_segments(meta.index)
+            kept = tuple(segment for segment in self._manifest.segments if segment.id not in dead)
+            self._store(Manifest(self._manifest.group, meta, kept, self._manifest.suspect))
+            with self._reading:
+                self._index.compact(meta)
+                self._index.drop_segments(dead)
+                files = [self._files.pop(id_) for id_ in dead]
+            for file in files:
+                file.close()
+                self._disk.unlink(file.path)
+            if files:
+                self._disk.sync_directory(LOG_DIRECTORY)
+
+    def seal(self) -> None:
+        """Put on record that the last group is durable, so that damage to it is never taken for an interrupted write. Does nothing
+        if that is on record already.
+
+        Raises:
+            StorageError: the log is poisoned.
+        """
+        self._check_usable()
+        position = self._position
+        segment = self._manifest.segments[-1]
+        if position.sealed or position.offset + GROUP_BYTES > segment.capacity:
+            return
+        head = GroupHead(position.number, position.commit, position.checksum, self._index.last, seal=True)
+        data = encode_seal(segment.id, position.offset, head)
+        with self._poisoning("sealing the log"):
+            file = self._files[segment.id]
+            file.write_at(position.offset, data)
+            file.sync()
+        self._position = Position(position.offset + len(data), position.number, position.checksum, position.commit, True)
+
+    def clear_suspect(self) -> None:
+        """The node knows again all it may have promised: make that durable.
+
+        Raises:
+            DiskFull: there is no space for the manifest. Nothing has changed.
+            StorageError: the log is poisoned.
+        """
+        self._check_usable()
+        if self._manifest.suspect is not None:
+            with self._reserving("recording that the node is not suspect any more"):
+                manifest = self._manifest
+                self._store(Manifest(manifest.group, manifest.begin, manifest.segments, None))
+
+    def close(self) -> None:
+        """Seal the log if it can be and let go of the directory. Closing twice is harmless."""
+        if self._closed:
+            return
+        try:
+            if self._poison is None:
+                self.seal()
+        finally:
+            with self._reading:
+                self._closed = True
+                for file in self._files.values():
+                    file.close()
+            self._hard_state.close()
+            self._directory_lock.release()
+
+    def _write_run(self, writes: Sequence[LogWrite]) -> None:
+        """One group. Only the first write may hold a snapshot."""
+        plan = plan_group(self._index, self._position.commit, writes, self._settings.max_entry_bytes)
+        if plan.hard_state is not None:
+            encode_slot(HardStateSlot(0, plan.hard_state))  # too long a name is refused before anything is written
+        if plan.records:
+            self._make_room(group_bytes(plan.records))
+        with self._poisoning("writing the log"):
+            if plan.hard_state is not None and plan.hard_state != self._hard_state.current:
+                self._hard_state.write(plan.hard_state)
+            if plan.records:
+                self._write_group(plan)
+
+    def _write_group(self, plan: Plan) -> None:
+        position = self._position
+        segment = self._manifest.segments[-1].id
+        head = GroupHead(position.number + 1, plan.commit, position.checksum, plan.last)
+        group = encode_group(segment, position.offset, head, plan.records)
+        file = self._files[segment]
+        file.write_at(position.offset, group.data)
+        file.sync()
+        with self._reading:
+            if plan.reset is not None:
+                self._index.reset(plan.reset)
+            for number, (record, offset) in enumerate(zip(plan.records, group.offsets, strict=True)):
+                if record.type == RecordType.ENTRY:
+                    self._index.append(record.index, record.term, offset)
+                if number in plan.configurations:
+                    self._index.configure(record.index, plan.configurations[number])
+            self._position = Position(position.offset + len(group.data), head.number, group.checksum, plan.commit, False)
+
+    def _make_room(self, size: int) -> None:
+        """See that a group of `size` bytes, and a seal after it, fit in the newest segment; begin another if they do not."""
+        segments = self._manifest.segments
+        full = segments[-1]
+        position = self._position
+        if position.offset + size + GROUP_BYTES <= full.capacity:
+            return
+        needed = DATA_OFFSET + size + ALIGNMENT
+        capacity = max(self._settings.segment_bytes, needed + -needed % DATA_OFFSET)
+        header = SegmentHeader(
+            self._manifest.group, full.id + 1, capacity, position.number + 1, position.checksum, self._index.last
+        )
+        with self._reserving("beginning a new segment of the log"):
+            file = create_segment(self._disk, LOG_DIRECTORY, header)
+            kept = segments[:-1]
+            if position.offset > DATA_OFFSET:
+                kept += (SegmentEntry(full.id, full.capacity, position.offset, position.number, position.checksum),)
+            try:
+                self._store(
+                    Manifest(
+                        self._manifest.group, self._index.begin, (*kept, SegmentEntry(header.id, capacity)), self._manifest.suspect
+                    )
+                )
+            except DiskFull:
+                discard_segment(self._disk, LOG_DIRECTORY, file)
+                raise
+            with self._reading:
+                self._files[header.id] = file
+                self._index.add_segment(header.id)
+                self._position = Position(DATA_OFFSET, position.number, position.checksum, position.commit, True)
+            if position.offset > DATA_OFFSET:
+                self._files[full.id].truncate(position.offset)  # gives space back; whether it is durable does not matter
+            else:
+                with self._reading:
+                    self._index.drop_segments([full.id])
+                    self._files.pop(full.id).close()
+                self._disk.unlink(segment_path(LOG_DIRECTORY, full.id))
+                self._disk.sync_directory(LOG_DIRECTORY)
+
+    def _store(self, manifest: Manifest) -> None:
+        store_manifest(self._disk, MANIFEST_PATH, manifest)
+        with self._reading:
+            self._manifest = manifest
+
+    def _read_entry(self, window: Window, segment: int, offset: int, index: Index) -> Entry:
+        header = decode_record_header(segment, offset, window.read(offset, RECORD_BYTES))
+        what = "the record does not match its checksum"
+        if header is not None and header.index == index and header.length <= self._settings.max_entry_bytes:
+            payload = window.read(offset + RECORD_BYTES, header.length)
+            if len(payload) == header.length and google_crc32c.value(payload) == header.payload_crc:
+                return Entry(index, header.term, EntryKind(header.kind), payload)
+            what = "the payload does not match its checksum"
+        raise Corrupt(
+            f"{segment_path(LOG_DIRECTORY, segment)} at offset {offset}: {what}; "
+            f"this is entry {index} (term {self._index.term_at(index)}). {WAY_BACK}"
+        )
+
+    def _check_usable(self) -> None:
+        if self._poison is not None:
+            raise StorageError(f"the log is not usable since an earlier error: {self._poison}")
+        if self._closed:
+            raise StorageError("the log is closed")
+
+    @contextlib.contextmanager
+    def _poisoning(self, action: str) -> Iterator[None]:
+        """Any failure in here leaves it unknown what is durable."""
+        try:
+            yield
+        except BaseException as error:
+            self._poison = f"while {action}: {error}"
+            if isinstance(error, DiskFull):
+                raise StorageError(f"the disk was full while {action}, although the space was reserved: {error}") from error
+            raise
+
+    @contextlib.contextmanager
+    def _reserving(self, action: str) -> Iterator[None]:
+        """The same, but that a `DiskFull` means that nothing has happened: what needs space in here needs it for a new file."""
+        try:
+            yield
+        except DiskFull:
+            raise
+        except BaseException as error:
+            self._poison = f"while {action}: {error}"
+            raise
