@@ -1,0 +1,166 @@
+"""The state of one client connection: what it asked for, what was answered, and in which order the two leave.
+
+What always holds: every request gets exactly one reply, and replies leave in the order of the requests. A request that is
+answered out of turn (an error, a refusal) waits here for those before it. Nothing here decides; the router does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, cast
+
+from raftkv.kv.replies import Reply
+
+
+class _Pending:
+    """The place of a reply that is not there yet."""
+
+    __slots__ = ()
+
+
+_PENDING: Final = cast(Reply, _Pending())
+
+
+class Chunk:
+    """Requests that arrived together. `position` is the first one that has not been taken up.
+
+    `refused` counts requests that were not admitted while they would have had to wait: nothing is kept of them but their place.
+    """
+
+    __slots__ = ("deadline_ms", "position", "refused", "requests", "sizes")
+
+    def __init__(self, requests: list[list[bytes]], sizes: list[int], deadline_ms: int) -> None:
+        self.requests = requests
+        self.sizes = sizes
+        self.deadline_ms = deadline_ms
+        self.position = 0
+        self.refused = 0
+
+
+class Connection:
+    """One client.
+
+    `chunks` are requests that wait for their turn; `writes_out` and `reads_out` count those that were taken up and not answered; at
+    most one of the two is not zero. `held_back` says that a request waits for replies to leave. `changed` collects the
+    connections that have replies to deliver or may take up more.
+    """
+
+    __slots__ = (
+        "_base",
+        "_changed",
+        "_is_changed",
+        "_sizes",
+        "_sizes_start",
+        "_slots",
+        "address",
+        "chunks",
+        "closed",
+        "closing",
+        "held_back",
+        "id",
+        "name",
+        "opened_ms",
+        "protocol",
+        "readonly",
+        "reads_out",
+        "writes_out",
+    )
+
+    def __init__(self, connection_id: int, address: str, changed: list[Connection]) -> None:
+        self.id = connection_id
+        self.address = address
+        self.protocol = 2
+        self.name = b""
+        self.readonly = False
+        self.closing = False
+        self.closed = False
+        self.held_back = False
+        self.chunks: deque[Chunk] = deque()
+        self.writes_out = 0
+        self.reads_out = 0
+        self._changed = changed
+        self._is_changed = False
+        self._slots: list[Reply] = []
+        self._base = 0
+        self._sizes: list[int] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything taken up has been answered."""
+        return not (self.writes_out or self.reads_out)
+
+    def hold(self, sizes: list[int]) -> None:
+        """Requests of `sizes` bytes have arrived; `deliver` tells when they are done with."""
+        self._sizes += sizes
+
+    @property
+    def delivered(self) -> bool:
+        """Whether everything taken up has been answered and has left."""
+        return not self._slots
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """How many requests have no reply delivered, and their bytes."""
+        return len(self._sizes), sum(self._sizes)
+
+    def touch(self) -> None:
+        """Note that there is something to deliver or to take up."""
+        if not self._is_changed:
+            self._is_changed = True
+            self._changed.append(self)
+
+    def touched(self) -> None:
+        """The note has been read."""
+        self._is_changed = False
+
+    def expect(self, count: int) -> int:
+        """Take up `count` requests whose replies come later; the number of the first is returned."""
+        ticket = self._base + len(self._slots)
+        self._slots += [_PENDING] * count
+        return ticket
+
+    def reply(self, reply: Reply) -> None:
+        """Take up a request and answer it."""
+        self._slots.append(reply)
+        self.touch()
+
+    def writes_answered(self, ticket: int, replies: list[Reply]) -> None:
+        """The replies to consecutive writes, the first of which is request `ticket`."""
+        self.writes_out -= len(replies)
+        self._fill(ticket, replies)
+
+    def reads_answered(self, ticket: int, replies: list[Reply]) -> None:
+        """The replies to consecutive reads, the first of which is request `ticket`."""
+        self.reads_out -= len(replies)
+        self._fill(ticket, replies)
+
+    def _fill(self, ticket: int, replies: list[Reply]) -> None:
+        if not self.closed:
+            start = ticket - self._base
+            self._slots[start : start + len(replies)] = replies
+            self.touch()
+
+    def deliverable(self) -> tuple[list[Reply], int]:
+        """Take out the replies that may leave now, and say how many bytes their requests had."""
+        slots = self._slots
+        if self.idle:
+            count = len(slots)
+            self._slots = []
+        else:
+            count = slots.index(_PENDING)
+            if count:
+                self._slots = slots[count:]
+                slots = slots[:count]
+            else:
+                slots = []
+        self._base += count
+        size = sum(self._sizes[:count])
+        del self._sizes[:count]
+        return slots, size
+
+    def close(self) -> None:
+        """The client is gone, or is being disconnected: nothing more is taken up or delivered."""
+        self.closed = True
+        self.chunks.clear()
+        self._slots.clear()
+        self._sizes.clear()

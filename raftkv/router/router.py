@@ -1,0 +1,480 @@
+"""Which request waits for what: the order on a connection, sequencing, forwarding, reads, deadlines and outcomes.
+
+The router stands between the client connections and the replica. It is pure: no sockets, threads or clocks; every time is a
+monotonic number of milliseconds that is passed in, and replies and frames leave through callables. The server calls `flush` once
+after all the input of an iteration of its event loop: that is when collected writes are proposed or forwarded, reads are asked,
+and replies leave.
+
+What always holds:
+
+- The commands of a connection take effect in their order, and their replies leave in their order. A run of writes is issued
+  together; a read waits until the writes before it are answered, a write until the reads are, and everything else until all is.
+- An acknowledged write was applied exactly once. CLUSTERDOWN and OVERLOADED are said only of what surely did not happen,
+  UNCERTAIN of what may have.
+- Everything that waits is bounded in number, bytes and time.
+- Nothing that a client's connection does disturbs applying: replies are kept, and leave in `flush`.
+
+`OwnWrites` (writes.py) is the session of this node's writes, `Proposals` (proposals.py) the leader's batch, `Reads` (reads.py) the
+linearizable reads, `Desk` (desk.py) the commands that concern a connection or the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from raftkv.codec.peer import ForwardReads, ForwardWrites, ReadAnswers, ReadsRefused, WritesRefused
+from raftkv.kv.batch import Group
+from raftkv.kv.command import Command, ConnectionCommand, Kind
+from raftkv.kv.commands import parse_request
+from raftkv.kv.machine import GroupReplies
+from raftkv.kv.replies import CommandError, Failure, Reply
+from raftkv.raft.ready import Role, RoleChange
+from raftkv.raft.types import Index, NodeId
+from raftkv.router.connection import Chunk, Connection
+from raftkv.router.desk import Desk
+from raftkv.router.info import Counts
+from raftkv.router.ports import ClockPort, NodeFacts, ReplicaPort, RouterSettings
+from raftkv.router.proposals import Outcome, Proposals
+from raftkv.router.reads import OwnReads, Reads
+from raftkv.router.writes import OwnWrites
+
+REBUILDING = Failure("CLUSTERDOWN", "this node is rebuilding its state; ask another node")
+STOPPING = Failure("CLUSTERDOWN", "this node is stopping; ask another node")
+OVERLOADED = Failure("OVERLOADED", "this node holds as many requests as it may; wait and try again")
+
+
+class ReplyPort(Protocol):
+    """Takes replies to a connection: in order, in RESP version `protocol`; with `close`, the connection ends after them."""
+
+    def __call__(self, connection_id: int, replies: list[Reply], protocol: int, close: bool) -> None: ...
+
+
+class Router:
+    """See the module.
+
+    Args:
+        replica: the replica of this node.
+        settings: bounds and periods.
+        session: 16 random bytes, drawn for this process.
+        send: sends a frame to a node; False when it surely did not leave.
+        reply: takes the replies of a connection.
+        clock: makes the leader's stamps.
+        new_session: draws another session.
+        facts: what INFO and ROLE tell about the node.
+        wake: asks for a `flush` soon.
+    """
+
+    def __init__(
+        self,
+        replica: ReplicaPort,
+        settings: RouterSettings,
+        session: bytes,
+        send: Callable[[NodeId, object], bool],
+        reply: ReplyPort,
+        clock: ClockPort,
+        new_session: Callable[[], bytes],
+        facts: Callable[[], NodeFacts] = NodeFacts,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._replica = replica
+        self._settings = settings
+        self._send = send
+        self._reply = reply
+        self._connections: dict[int, Connection] = {}
+        self._changed: list[Connection] = []
+        self._held_commands = 0
+        self._held_bytes = 0
+        self._stopping = False
+        self._leader: NodeId | None = None
+        self._term = 0
+        self._leading = False
+        self._writes = OwnWrites(settings, session, new_session)
+        self._proposals = Proposals(replica, settings, clock, self._writes)
+        self._reads = Reads(replica, settings, send, wake, int.from_bytes(session[:6]) << 15)
+        self._desk = Desk(replica, facts, self.counts)
+        self.commands_processed = 0
+        self.refused_frames = 0
+        """Frames of other nodes that made no sense."""
+        self.last_reply_error: Exception | None = None
+        """What the last `reply` that failed raised. Its connection was given up."""
+
+    # Clients.
+
+    def open(self, connection_id: int, address: str) -> None:
+        """A client has connected."""
+        self._connections[connection_id] = Connection(connection_id, address, self._changed)
+
+    def closed(self, connection_id: int) -> None:
+        """A client is gone. Its writes that never left are dropped; the others run on."""
+        connection = self._connections.pop(connection_id, None)
+        if connection is not None:
+            self._give_up(connection)
+
+    def _give_up(self, connection: Connection) -> None:
+        count, size = connection.held
+        self._held_commands -= count
+        self._held_bytes -= size
+        if connection.writes_out:
+            self._writes.client_gone()
+        connection.close()
+
+    def submit(self, connection_id: int, requests: list[list[bytes]], now_ms: int) -> None:
+        """A client asks for `requests`, each a list of at least one argument, in this order."""
+        connection = self._connections.get(connection_id)
+        refusal: Failure | None = None
+        if connection is None or connection.closing or connection.closed or not requests:
+            return
+        sizes = [sum(map(len, request)) for request in requests]
+        total = sum(sizes)
+        settings = self._settings
+        chunk = Chunk(requests, sizes, now_ms + settings.timeout_ms)
+        if self._held_commands + len(sizes) > settings.max_commands or self._held_bytes + total > settings.max_bytes:
+            if connection.chunks or not connection.idle:
+                chunk.refused = len(sizes)
+                chunk.requests = []
+                sizes = [0] * chunk.refused
+                total = 0
+            else:
+                refusal = OVERLOADED
+        self._held_commands += len(sizes)
+        self._held_bytes += total
+        connection.hold(sizes)
+        connection.chunks.append(chunk)
+        if len(connection.chunks) == 1:
+            self._advance(connection, now_ms, refusal)
+
+    # Taking up requests in their order.
+
+    def _advance(self, connection: Connection, now_ms: int, refusal: Failure | None = None) -> None:
+        """Take up whatever of the connection's requests may be taken up. With `refusal`, nothing may but what concerns the node."""
+        if self._stopping:
+            refusal = STOPPING
+        elif not self._replica.ready_to_serve:
+            refusal = REBUILDING
+        while connection.chunks and not connection.closing:
+            chunk = connection.chunks[0]
+            late = self._unsent_failure() if chunk.deadline_ms <= now_ms else None
+            if not self._take_chunk(connection, chunk, refusal or late):
+                return
+            connection.chunks.popleft()
+
+    def _take_chunk(self, connection: Connection, chunk: Chunk, refusal: Failure | None) -> bool:
+        """Take up requests of `chunk` until one has to wait; True when none is left."""
+        for _ in range(chunk.refused):
+            connection.reply(OVERLOADED)
+        end = len(chunk.requests)
+        while chunk.position < end:
+            try:
+                command = parse_request(chunk.requests[chunk.position])
+            except CommandError as error:
+                connection.reply(error.failure)
+                chunk.position += 1
+                continue
+            if command.kind is Kind.CONNECTION:
+                if not self._attend(connection, command):
+                    return False
+                chunk.position += 1
+            elif refusal is not None:
+                connection.reply(refusal)
+                chunk.position += 1
+            elif command.kind is Kind.WRITE:
+                if connection.reads_out:
+                    return False
+                self._take_writes(connection, chunk, command)
+            else:
+                if connection.writes_out or (connection.readonly and connection.reads_out):
+                    return False
+                self._take_reads(connection, chunk, command)
+            if connection.closing:
+                return True
+        return True
+
+    def _take_writes(self, connection: Connection, chunk: Chunk, command: Command) -> None:
+        """Take up `command` and the writes that follow it."""
+        first = chunk.position
+        requests = chunk.requests
+        commands = [command]
+        position = first + 1
+        end = len(requests)
+        try:
+            while position < end:
+                command = parse_request(requests[position])
+                if command.kind is not Kind.WRITE:
+                    break
+                commands.append(command)
+                position += 1
+        except CommandError:
+            pass  # the loop of _take_chunk meets it again, at its turn
+        sizes = chunk.sizes[first:position]
+        chunk.position = position
+        limit = self._settings.max_entry_bytes
+        if max(sizes) <= limit:
+            self._issue_writes(connection, commands, sizes, chunk.deadline_ms)
+            return
+        for one, size in zip(commands, sizes, strict=True):
+            if size <= limit:
+                self._issue_writes(connection, [one], [size], chunk.deadline_ms)
+            else:
+                connection.reply(Failure("ERR", f"the command has {size} bytes; max_entry_bytes is {limit}"))
+
+    def _issue_writes(self, connection: Connection, commands: list[Command], sizes: list[int], deadline_ms: int) -> None:
+        ticket = connection.expect(len(commands))
+        connection.writes_out += len(commands)
+        self._writes.add(connection, ticket, commands, sizes, deadline_ms)
+
+    def _take_reads(self, connection: Connection, chunk: Chunk, command: Command) -> None:
+        """Take up `command` and the reads that follow it; a slow one on its own."""
+        first = chunk.position
+        requests = chunk.requests
+        commands = [command]
+        position = first + 1
+        slow = command.slow
+        try:
+            while position < len(requests) and not slow:
+                command = parse_request(requests[position])
+                if command.kind is not Kind.READ or command.slow:
+                    break
+                commands.append(command)
+                position += 1
+        except CommandError:
+            pass  # the loop of _take_chunk meets it again, at its turn
+        chunk.position = position
+        ticket = connection.expect(len(commands))
+        connection.reads_out += len(commands)
+        reads = OwnReads(connection, ticket, commands, sum(chunk.sizes[first:position]), chunk.deadline_ms)
+        if connection.readonly:
+            self._reads.execute_local(reads)
+        else:
+            self._reads.add(reads)
+
+    def _attend(self, connection: Connection, command: Command) -> bool:
+        """Execute a command that concerns the connection or the node, once everything before it has been answered. HELLO also waits
+        until the replies before it have left, because it changes how replies are written."""
+        if not isinstance(command, ConnectionCommand):
+            raise TypeError(f"{type(command).__name__} is not a command of a connection")
+        if not connection.idle:
+            return False
+        if command.name == "hello" and not connection.delivered:
+            connection.held_back = True
+            return False
+        try:
+            connection.reply(self._desk.attend(connection, command))
+        except CommandError as error:
+            connection.reply(error.failure)
+        return True
+
+    # The end of an iteration.
+
+    def flush(self, now_ms: int) -> None:
+        """Serve reads, take up what may be taken up now, propose or forward what was collected, and deliver replies."""
+        self._reads.serve(self._proposals.clock_ms(now_ms) if self._leading else 0)
+        changed = self._changed
+        while True:
+            for connection in changed:  # the list grows when what is taken up is answered at once
+                connection.touched()
+                if connection.chunks:
+                    self._advance(connection, now_ms)
+            taken_up = len(changed)
+            self._send_writes(now_ms)
+            self._ask_reads(now_ms)
+            later = changed[taken_up:]
+            for connection in changed:
+                connection.touched()
+                self._deliver(connection)
+                if connection.held_back:
+                    connection.held_back = False
+                    later.append(connection)
+            changed.clear()
+            for connection in later:
+                if connection.chunks:
+                    connection.touch()
+            if not changed:
+                return
+
+    def _deliver(self, connection: Connection) -> None:
+        if connection.closed:
+            return
+        replies, size = connection.deliverable()
+        close = connection.closing
+        if not replies and not close:
+            return
+        self._held_commands -= len(replies)
+        self._held_bytes -= size
+        self.commands_processed += len(replies)
+        try:
+            self._reply(connection.id, replies, connection.protocol, close)
+        except Exception as error:  # whatever a connection does, it concerns that connection only
+            self.last_reply_error = error
+            self._give_up(connection)
+        if close:
+            self._give_up(connection)
+
+    def _send_writes(self, now_ms: int) -> None:
+        if self._leading:
+            outcome = self._proposals.propose(now_ms)
+            if outcome is Outcome.BUSY and self._proposals.unavailable is not None:
+                reason = self._proposals.unavailable
+                self._writes.fail_queued(Failure("CLUSTERDOWN", reason))
+                for node, group in self._proposals.give_back():
+                    self._send(node, WritesRefused(group.session, group.first, reason[:1000], self._leader))
+        elif self._leader is not None and not self._writes.paused(now_ms):
+            self._forward_writes(self._leader, now_ms)
+
+    def _forward_writes(self, leader: NodeId, now_ms: int) -> None:
+        writes = self._writes
+        while writes.waiting and writes.ahead < self._settings.groups_ahead:
+            sealed = writes.take(now_ms)
+            if sealed is None:
+                return
+            if not self._send(leader, ForwardWrites(sealed.group)):
+                writes.put_back(sealed)
+                writes.hold(now_ms)
+                return
+            writes.transmitted(sealed, now_ms)
+
+    def _ask_reads(self, now_ms: int) -> None:
+        if not self._reads.collected:
+            return
+        if self._leading:
+            self._reads.ask(self._proposals.expiry_point(now_ms))
+        elif self._leader is not None and not self._reads.paused(now_ms):
+            self._reads.forward(self._leader, now_ms)
+
+    # Other nodes.
+
+    def received(self, node: NodeId, value: object, now_ms: int) -> None:
+        """A frame for the router has come from `node`."""
+        match value:
+            case ForwardWrites(group=group):
+                self._take_group(node, group)
+            case WritesRefused(session=session, first=first):
+                self._writes.refused(session, first, now_ms)
+            case ForwardReads():
+                self._take_foreign_reads(node, value, now_ms)
+            case ReadAnswers(id=number, replies=replies):
+                self._reads.answered(number, replies)
+            case ReadsRefused(id=number):
+                self._reads.refused(number, now_ms)
+            case _:
+                raise TypeError(f"{type(value).__name__} is not a frame for the router")
+
+    def _take_group(self, node: NodeId, group: Group) -> None:
+        if group.count < 1 or group.first < 1 or group.machine != 0:
+            self.refused_frames += 1
+            return
+        reason = self._proposals.accept(node, group) if self._leading else "not the leader"
+        if reason is not None:
+            self._send(node, WritesRefused(group.session, group.first, reason[:1000], self._leader))
+
+    def _take_foreign_reads(self, node: NodeId, frame: ForwardReads, now_ms: int) -> None:
+        serving = self._leading and self._replica.ready_to_serve
+        reason = self._reads.accept(node, frame, now_ms) if serving else "not the leader"
+        if reason is not None:
+            self._send(node, ReadsRefused(frame.id, reason[:1000]))
+
+    def peer_connected(self, node: NodeId) -> None:
+        """There is a (new) connection to `node`."""
+        if node == self._leader:
+            self._send_again()
+
+    def peer_disconnected(self, node: NodeId) -> None:
+        """The connection to `node` broke."""
+        self._proposals.node_gone(node)
+        self._reads.node_gone(node)
+        if node == self._leader:
+            self._send_again()
+
+    def _send_again(self) -> None:
+        self._writes.resend()
+        self._reads.ask_again()
+
+    # The replica.
+
+    def role_changed(self, change: RoleChange, now_ms: int) -> None:
+        """The node's role, its term or the leader it knows has changed."""
+        was_leading, is_leading = self._leading, change.role is Role.LEADER
+        new_term = change.term != self._term
+        self._leading = is_leading
+        if was_leading and (not is_leading or new_term):
+            self._reads.lose_lead("not the leader any more")
+            self._proposals.forget()
+        if is_leading and (not was_leading or new_term):
+            self._proposals.lead(now_ms)
+        if new_term or was_leading != is_leading or (change.leader is not None and change.leader != self._leader):
+            self._send_again()
+        self._leader, self._term = change.leader, change.term
+
+    def applied(self, index: Index, groups: list[GroupReplies], now_ms: int) -> None:
+        """The entry at `index` has been applied, and answered `groups`."""
+        for replies in groups:
+            if replies.session == self._writes.session:
+                self._writes.answered(replies, now_ms)
+            elif self._leading:
+                self._proposals.applied(replies)
+        self._proposals.unblock()
+
+    def snapshot_installed(self, now_ms: int) -> None:
+        """The state has jumped: entries were skipped, with the replies of this node's writes in them."""
+        self._writes.state_jumped(self._replica.machine, now_ms)
+
+    def read_point(self, context: int, index: Index) -> None:
+        """The round `context` is confirmed: its reads may be executed once `index` is applied."""
+        self._reads.read_point(context, index)
+
+    def appended(self, now_ms: int) -> None:
+        """Everything proposed here is durable here: the next `flush` proposes what was collected meanwhile."""
+        self._proposals.unblock()
+
+    # Time and the end.
+
+    def tick(self, now_ms: int) -> None:
+        """Some time has passed: deadlines, silence, and what is due by the log's clock."""
+        late = self._unsent_failure()
+        self._writes.expire(now_ms, late)
+        self._reads.tick(now_ms, Failure(late.code, late.message))
+        self._proposals.unblock()
+        if not self._replica.ready_to_serve:
+            self._writes.fail_queued(REBUILDING)
+            self._reads.fail_all(REBUILDING)
+        if self._leading:
+            self._proposals.expiry_point(now_ms)
+        elif self._leader is not None:
+            self._writes.check_stall(now_ms)
+
+    def _unsent_failure(self) -> Failure:
+        """What to say of a request whose time is over and that never left, or had no effect."""
+        seconds = self._settings.timeout_ms / 1000
+        if self._leading:
+            return Failure("OVERLOADED", f"the request was not taken up within {seconds:g} s; it did not happen")
+        if self._leader is not None:
+            return Failure(
+                "CLUSTERDOWN", f"the leader {self._leader} did not answer within {seconds:g} s; the request did not happen"
+            )
+        return Failure("CLUSTERDOWN", f"there was no leader for {seconds:g} s; the request did not happen")
+
+    def drain(self) -> bool:
+        """Take up nothing new from now on; True when nothing is in flight any more and every reply has been delivered."""
+        if not self._stopping:
+            self._stopping = True
+            if self._leader is None:
+                self._writes.fail_queued(STOPPING)
+        return self.idle
+
+    @property
+    def idle(self) -> bool:
+        """Whether no client of this node waits for anything."""
+        return self._held_commands == 0 and not self._writes.in_flight
+
+    def counts(self) -> Counts:
+        """What waits here, for INFO and metrics."""
+        return Counts(
+            clients=len(self._connections),
+            commands_processed=self.commands_processed,
+            held=self._held_commands,
+            queued=self._writes.queued,
+            in_flight=self._writes.in_flight,
+            reads=self._reads.in_flight,
+            forwarded_bytes=self._proposals.waiting_bytes,
+            refused_frames=self.refused_frames,
+        )
