@@ -27,8 +27,8 @@ from msgspec import Struct
 
 WAY_BACK = (
     "The way back: do not delete or edit single files. Restore the whole data directory from a copy taken while the node was "
-    "stopped and that has missed no write since, or else move the directory away and start the node with an empty one: it then gets "
-    "all data from the other nodes, and counts again once it has been replaced as a member"
+    "stopped and that has missed no write since, or else move the directory away and start the node with an empty one: it then "
+    "gets all data from the other nodes, and counts again once it has been replaced as a member"
 )
 """What an operator can do about a `Corrupt` that the node cannot repair."""
 

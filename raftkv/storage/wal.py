@@ -87,17 +87,8 @@ class Wal:
         self._closed = False
         # Readers take it for the index and the files; the writer only where it changes those, never while it waits for the disk.
         self._reading = threading.Lock()
-        self.recovered = RecoveredLog(
-            hard_state=opened.hard_state.current,
-            snapshot=opened.index.begin,
-            last=opened.index.last,
-            term_runs=opened.index.term_runs,
-            tail=opened.tail,
-            configurations=tuple(opened.index.configurations),
-            committed=opened.position.commit,
-            suspect=opened.manifest.suspect,
-            created=opened.created,
-        )
+        self._created = opened.created
+        self.recovered = self._describe(opened.tail)
 
     @classmethod
     def open(cls, disk: Disk, settings: WalSettings) -> Wal:
@@ -202,6 +193,19 @@ class Wal:
                 entries.append(entry)
         return entries
 
+    def recovered_now(self) -> RecoveredLog:
+        """What a recovery would find if it happened now: `recovered` as it was, brought up to date by all that was written
+        since."""
+        tail: list[Entry] = []
+        taken = 0
+        for index in range(self.last_index, max(self.begin.index, self.last_index - self._settings.tail_entries), -1):
+            (entry,) = self.read(index, index, 1)
+            taken += len(entry.payload)
+            if taken > self._settings.tail_bytes:
+                break
+            tail.append(entry)
+        return self._describe(tuple(reversed(tail)))
+
     def term_at(self, index: Index) -> Term | None:
         """The term of the entry at `index`, also of the position where the log begins; None if the log does not hold it."""
         with self._reading:
@@ -285,6 +289,19 @@ class Wal:
                     file.close()
             self._hard_state.close()
             self._directory_lock.release()
+
+    def _describe(self, tail: tuple[Entry, ...]) -> RecoveredLog:
+        return RecoveredLog(
+            hard_state=self._hard_state.current,
+            snapshot=self._index.begin,
+            last=self._index.last,
+            term_runs=self._index.term_runs,
+            tail=tail,
+            configurations=tuple(self._index.configurations),
+            committed=self._position.commit,
+            suspect=self._manifest.suspect,
+            created=self._created,
+        )
 
     def _write_run(self, writes: Sequence[LogWrite]) -> None:
         """One group. Only the first write may hold a snapshot."""
