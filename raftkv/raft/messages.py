@@ -73,13 +73,14 @@ class AppendRejected(MessageBase, frozen=True, array_like=True, tag=7):
     """I do not have the entry (`rejected_index`, …) that your append follows.
 
     `hint_index` and `hint_term` name the newest entry of mine that may still match: the largest index not above `rejected_index`
-    whose term is not above the leader's term there. `last_index` is the end of my log.
+    whose term is not above the leader's term there. `last_index` is the end of my log. `counts` as in `AppendResponse`.
     """
 
     rejected_index: Index
     hint_index: Index
     hint_term: Term
     last_index: Index
+    counts: bool = True
 
 
 class Heartbeat(MessageBase, frozen=True, array_like=True, tag=8):

@@ -1,0 +1,366 @@
+"""What a leader does: it replicates, commits, proves that it still leads, and hands over.
+
+It commits only entries of its own term by counting (paper, section 5.4.2); what lies before comes with them. It counts itself like
+anybody else, by an acknowledgement that leaves after its own disk has the entry, so its followers may be faster than it. It steps down
+when it does not hear from a quorum for an election timeout (CheckQuorum, thesis section 6.2) or when its disk hangs.
+
+Appends are made when a Ready is taken (`flush`), so that all that was proposed since the last one shares a message.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from raftkv.errors import Busy, InvalidRequest, InvariantBroken
+from raftkv.raft.membership import encode_configuration
+from raftkv.raft.messages import (
+    Append,
+    AppendRejected,
+    AppendResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    InstallSnapshot,
+    Message,
+    SnapshotRequest,
+    TimeoutNow,
+)
+from raftkv.raft.progress import Progress
+from raftkv.raft.reads import Reads
+from raftkv.raft.ready import PeerState, Role
+from raftkv.raft.types import Entry, EntryId, EntryKind, Incarnation, Index, NodeId
+
+if TYPE_CHECKING:
+    from raftkv.raft.node import Raft
+
+
+class Leader:
+    """The state of a leader in one term."""
+
+    role = Role.LEADER
+    hears_leader = True
+
+    def __init__(self, raft: Raft) -> None:
+        self._raft = raft
+        self.leader: NodeId | None = raft.node
+        self.peers: dict[NodeId, Progress] = {}
+        self._match: dict[NodeId, Index] = {}
+        self._rounds: dict[NodeId, int] = {}
+        self._reads = Reads(raft.config.lease_ticks)
+        self._first: Index = 0
+        self._uncommitted: deque[tuple[Index, int]] = deque()
+        self._uncommitted_bytes = 0
+        self._ticks = 0
+        self._transfer: NodeId | None = None
+        self._transfer_ticks = 0
+        self._dirty = True
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `flush` might send something."""
+        return self._dirty
+
+    # The beginning.
+
+    def start(self, incarnations: dict[NodeId, Incarnation]) -> None:
+        """Append the first entry of the term: a no-op (paper, section 8), or the configuration that forms the cluster."""
+        raft = self._raft
+        self._first = raft.log.last + 1
+        if raft.view.formed:
+            raft.append(EntryKind.NOOP, b"")
+        else:
+            formed = raft.view.formed_with(incarnations)
+            raft.append(EntryKind.CONFIGURATION, encode_configuration(formed))
+        self._match_members()
+        self._begin_round()
+
+    def _match_members(self) -> None:
+        """Have a Progress for every other member, and for nobody else."""
+        raft = self._raft
+        members = [node for node in raft.view.nodes if node != raft.node]
+        self.peers = {node: self.peers.get(node) or Progress(self._first) for node in members}
+
+    # Time.
+
+    def tick(self) -> None:
+        """Heartbeats, the check for a quorum, the end of a transfer that takes too long, and the watch on the own disk."""
+        raft = self._raft
+        self._ticks += 1
+        if raft.disk_hangs:
+            raft.become_follower(raft.term, None)
+            return
+        if self._ticks % raft.config.election_ticks == 0 and not self._hears_quorum():
+            raft.become_follower(raft.term, None)
+            return
+        if self._transfer is not None:
+            self._transfer_ticks += 1
+            if self._transfer_ticks >= raft.config.election_ticks:
+                self._transfer = None
+        if self._ticks % raft.config.heartbeat_ticks == 0:
+            self._begin_round()
+
+    def _hears_quorum(self) -> bool:
+        raft = self._raft
+        active = {peer: 1 for peer, progress in self.peers.items() if progress.recently_active and progress.counts}
+        active[raft.node] = 1
+        for progress in self.peers.values():
+            progress.recently_active = False
+        return raft.view.agreed(active) >= 1
+
+    # Proposals.
+
+    def propose(self, payload: bytes) -> EntryId:
+        """Append a BATCH entry."""
+        raft = self._raft
+        if self._transfer is not None:
+            raise Busy(f"leadership is being handed to {self._transfer}")
+        if self._uncommitted_bytes and self._uncommitted_bytes + len(payload) > raft.config.max_uncommitted_bytes:
+            raise Busy(f"{self._uncommitted_bytes} bytes wait to be committed; the bound is {raft.config.max_uncommitted_bytes}")
+        entry = raft.append(EntryKind.BATCH, payload)
+        self._uncommitted.append((entry.index, len(payload)))
+        self._uncommitted_bytes += len(payload)
+        self._dirty = True
+        return entry.id
+
+    def handed_out(self, last: Index) -> None:
+        """Entries up to `last` go to the own disk with this Ready: acknowledge them like everybody, when they are durable."""
+        raft = self._raft
+        raft.send_after_persist(AppendResponse(raft.node, raft.node, raft.term, raft.incarnation, last))
+
+    # Messages.
+
+    def step(self, message: Message) -> None:
+        """Handle a message of this term."""
+        raft = self._raft
+        if isinstance(message, AppendResponse) and message.sender == raft.node:
+            self._match[raft.node] = max(self._match.get(raft.node, 0), message.match)
+            self._commit()
+            return
+        progress = self.peers.get(message.sender)
+        if progress is None:
+            raft.dropped["not a member"] += 1
+            return
+        self._know(progress, message)
+        match message:
+            case AppendResponse():
+                self._acknowledged(message, progress)
+            case AppendRejected():
+                self._rejected(message, progress)
+            case HeartbeatResponse():
+                self._heartbeat_answered(message, progress)
+            case SnapshotRequest():
+                raft.send(InstallSnapshot(raft.node, message.sender, raft.term, raft.incarnation, raft.log.begin))
+            case _:
+                raft.dropped["not for a leader"] += 1
+
+    def _know(self, progress: Progress, message: Message) -> None:
+        """Keep in mind who answers: a node without memory of its promises counts for nothing, and has to be met anew."""
+        raft = self._raft
+        counts = raft.view.knows(message.sender, message.incarnation) and getattr(message, "counts", progress.counts)
+        if progress.incarnation not in (0, message.incarnation) or (progress.counts and not counts):
+            progress.forgot(raft.log.last)
+            self._match.pop(message.sender, None)
+            self._rounds.pop(message.sender, None)
+            self._dirty = True
+        progress.incarnation = message.incarnation
+        progress.counts = counts
+        progress.recently_active = True
+
+    def _acknowledged(self, message: AppendResponse, progress: Progress) -> None:
+        raft = self._raft
+        if message.match > raft.log.last:
+            raft.dropped["acknowledgement beyond the log"] += 1
+            return
+        news = progress.acknowledged(message.match)
+        self._dirty = True
+        caught_up = progress.state is PeerState.SNAPSHOT and message.match >= raft.log.begin.index
+        if (caught_up or progress.state is PeerState.PROBE) and progress.match == message.match:
+            progress.replicate()
+        if progress.counts and (news or self._match.get(message.sender, 0) < progress.match):
+            self._match[message.sender] = progress.match
+            self._commit()
+        if self._transfer == message.sender:
+            self._hand_over()
+
+    def _rejected(self, message: AppendRejected, progress: Progress) -> None:
+        log = self._raft.log
+        if not 0 <= message.hint_index <= message.rejected_index or message.last_index < 0:
+            self._raft.dropped["malformed"] += 1
+            return
+        meeting_point = log.newest_not_above(min(message.hint_index, message.last_index), message.hint_term)
+        if message.hint_index < log.begin.index:
+            meeting_point = message.hint_index
+        if progress.rejected(message.rejected_index, meeting_point):
+            self._dirty = True
+
+    def _heartbeat_answered(self, message: HeartbeatResponse, progress: Progress) -> None:
+        raft = self._raft
+        if message.round > self._reads.newest:
+            raft.dropped["answer to no round"] += 1
+            return
+        progress.alive()
+        if progress.state is PeerState.REPLICATE and progress.match < progress.next - 1 and message.round > progress.round:
+            self._append_nothing(message.sender, progress)
+        self._dirty = True
+        progress.round = max(progress.round, message.round)
+        if progress.counts:
+            self._rounds[message.sender] = progress.round
+            self._confirm_rounds()
+
+    # Commit.
+
+    def _commit(self) -> None:
+        """Count copies of entries of the own term (paper, sections 5.3 and 5.4.2)."""
+        raft = self._raft
+        index = raft.view.agreed(self._match)
+        if index <= raft.log.committed or index < self._first:
+            return
+        raft.commit_to(index)
+        while self._uncommitted and self._uncommitted[0][0] <= index:
+            self._uncommitted_bytes -= self._uncommitted.popleft()[1]
+        self._dirty = True
+        if self._reads.waiting and not self._reads.serving:
+            self._begin_round()
+
+    @property
+    def _committed_own_term(self) -> bool:
+        return self._raft.log.committed >= self._first
+
+    # Reads.
+
+    def read_index(self, context: int) -> None:
+        """Serve a read by the lease if that is allowed and held, else by a round that begins now or when the present one ends."""
+        raft = self._raft
+        if raft.configuration.lease_reads and self._committed_own_term and self._reads.has_lease(raft.ticks):
+            raft.answer_read(context, raft.log.committed)
+            return
+        self._reads.ask(context)
+        if self._committed_own_term and not self._reads.serving:
+            self._begin_round()
+
+    def _begin_round(self) -> None:
+        """Broadcast heartbeats: they keep followers quiet and prove leadership."""
+        raft = self._raft
+        number = self._reads.begin(raft.ticks, raft.log.committed, self._committed_own_term)
+        for peer, progress in self.peers.items():
+            commit = min(raft.log.committed, progress.match)
+            raft.send(Heartbeat(raft.node, peer, raft.term, raft.incarnation, commit, number))
+        self._rounds[raft.node] = number
+        self._confirm_rounds()
+
+    def _confirm_rounds(self) -> None:
+        raft = self._raft
+        for round_ in self._reads.confirmed(raft.view.agreed(self._rounds)):
+            for context in round_.contexts:
+                raft.answer_read(context, round_.index)
+        if self._reads.waiting and not self._reads.serving and self._committed_own_term:
+            self._begin_round()
+
+    # Handing over.
+
+    def transfer(self, to: NodeId) -> None:
+        """Bring `to` up to date, then tell it to campaign (thesis, section 3.10)."""
+        raft = self._raft
+        if to == raft.node:
+            raise InvalidRequest(f"{to} leads already")
+        if to not in raft.view.voting or to not in self.peers:
+            raise InvalidRequest(f"{to} is not a voter; the voters are {', '.join(sorted(raft.view.voting))}")
+        if self._transfer is not None:
+            raise InvalidRequest(f"leadership is being handed to {self._transfer} already")
+        self._transfer = to
+        self._transfer_ticks = 0
+        self._reads.give_up_lease()
+        self._dirty = True
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        raft = self._raft
+        if self._transfer is not None and self.peers[self._transfer].match == raft.log.last:
+            raft.send(TimeoutNow(raft.node, self._transfer, raft.term, raft.incarnation))
+
+    def snapshot_finished(self, peer: NodeId, ok: bool) -> None:
+        """The transfer of a snapshot to `peer` has ended."""
+        progress = self.peers.get(peer)
+        if progress is not None and progress.state is PeerState.SNAPSHOT:
+            progress.snapshot_finished(ok)
+            self._dirty = True
+
+    def peer_lost(self, peer: NodeId) -> None:
+        """What was on its way to `peer` is lost: find out anew where the logs meet."""
+        progress = self.peers.get(peer)
+        if progress is not None and progress.state is PeerState.REPLICATE:
+            progress.probe(progress.match + 1)
+            self._dirty = True
+
+    def ask_for_snapshot(self) -> None:
+        """A leader steps down before it asks."""
+
+    # Replication.
+
+    def flush(self) -> None:
+        """Send every peer what it may get now."""
+        if not self._dirty:
+            return
+        self._dirty = False
+        if len(self.peers) + 1 != len(self._raft.view.nodes):
+            self._match_members()
+        for peer, progress in self.peers.items():
+            self._replicate(peer, progress)
+
+    def _replicate(self, peer: NodeId, progress: Progress) -> None:
+        raft, log, config = self._raft, self._raft.log, self._raft.config
+        while progress.may_send(config.max_inflight_messages, config.max_inflight_bytes):
+            probing = progress.state is PeerState.PROBE
+            if progress.next > log.last and not probing:
+                break
+            if progress.next <= log.begin.index:
+                self._snapshot(peer, progress)
+                return
+            entries: tuple[Entry, ...] | None = ()
+            if progress.next <= log.last:
+                entries = log.entries(progress.next, log.last, config.max_append_bytes)
+            if entries is None:
+                raft.fetch(peer, progress.next, log.window_first - 1, config.max_append_bytes)
+                return
+            self._append(peer, progress, entries)
+        if progress.state is PeerState.REPLICATE and progress.commit_sent < log.committed and progress.commit_sent < progress.next - 1:
+            # Nothing else carries the news, and followers answer their clients from what they apply.
+            self._append_nothing(peer, progress)
+
+    def _append(self, peer: NodeId, progress: Progress, entries: tuple[Entry, ...]) -> None:
+        raft, log = self._raft, self._raft.log
+        prev_index = progress.next - 1
+        prev_term = log.term_at(prev_index)
+        if prev_term is None:
+            raise InvariantBroken(f"the term of entry {prev_index} is not known; the log is {log.begin.index} to {log.last}")
+        raft.send(Append(raft.node, peer, raft.term, raft.incarnation, prev_index, prev_term, entries, log.committed))
+        progress.sent(prev_index + len(entries), sum(len(entry.payload) for entry in entries), log.committed)
+
+    def _append_nothing(self, peer: NodeId, progress: Progress) -> None:
+        if progress.next > self._raft.log.begin.index:
+            self._append(peer, progress, ())
+
+    def _snapshot(self, peer: NodeId, progress: Progress) -> None:
+        raft = self._raft
+        if not progress.recently_active:
+            return  # it could not receive one now
+        progress.snapshot(raft.log.begin.index)
+        raft.send(InstallSnapshot(raft.node, peer, raft.term, raft.incarnation, raft.log.begin))
+
+    def fetched(self, peer: NodeId, entries: tuple[Entry, ...]) -> None:
+        """Older entries for a lagging peer have been read."""
+        progress = self.peers.get(peer)
+        self._dirty = True
+        if progress is None or not entries or entries[0].index != progress.next:
+            return
+        config = self._raft.config
+        if self._raft.log.term_at(entries[-1].index) != entries[-1].term or progress.next <= self._raft.log.begin.index:
+            return
+        if progress.may_send(config.max_inflight_messages, config.max_inflight_bytes):
+            self._append(peer, progress, entries)
+
+    def check_invariants(self) -> None:
+        """`match` is below `next` for every peer, and nothing is acknowledged beyond the log."""
+        for peer, progress in self.peers.items():
+            if not progress.match < progress.next or progress.match > self._raft.log.last:
+                raise InvariantBroken(f"{peer}: match {progress.match}, next {progress.next}, last {self._raft.log.last}")
