@@ -96,7 +96,3 @@ class Spec(Struct, frozen=True, kw_only=True):
     last_key: int = 0
     step: int = 0
     tips: tuple[str, ...] = ()
-
-    def fits(self, count: int) -> bool:
-        """Whether a request of `count` arguments, name included, has the right number."""
-        return count == self.arity or count >= -self.arity > 0

@@ -90,14 +90,16 @@ def parse_request(args: Sequence[bytes]) -> Command:
     spec = _BY_SPELLING.get(args[0]) or _BY_SPELLING.get(args[0].lower())
     if spec is None:
         _refuse_unknown(args)
-    if not spec.fits(len(args)):
+    arity = spec.arity
+    if len(args) != arity and (arity > 0 or len(args) < -arity):
         fail(f"wrong number of arguments for '{spec.name}' command")
-    if spec.first_key:
-        if spec.first_key == spec.last_key:
-            _check_key(args[spec.first_key])
-        else:
-            for key in keys_of(spec, args):
-                _check_key(key)
+    first = spec.first_key
+    if first:
+        if first == spec.last_key:
+            if len(args[first]) > MAX_KEY_BYTES:
+                _refuse_key()
+        elif max(map(len, keys_of(spec, args))) > MAX_KEY_BYTES:
+            _refuse_key()
     return spec.parse(args)
 
 
@@ -138,9 +140,8 @@ def decode_writes(data: bytes) -> list[Write]:
         raise ProtocolError(f"encoded writes cannot be read: {error}") from error
 
 
-def _check_key(key: bytes) -> None:
-    if len(key) > MAX_KEY_BYTES:
-        fail(f"key is longer than {MAX_KEY_BYTES} bytes")
+def _refuse_key() -> NoReturn:
+    fail(f"key is longer than {MAX_KEY_BYTES} bytes")
 
 
 def _refuse_unknown(args: Sequence[bytes]) -> NoReturn:

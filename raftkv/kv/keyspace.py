@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, cast
 
+from xxhash import xxh3_64_digest
+
 from raftkv.kv.replies import fail
 from raftkv.kv.rows import (
     EXPIRIES,
@@ -134,8 +136,12 @@ class Changes(Values):
         return None if self.cleared else self._rows.get(name)
 
     def put_string(self, key: bytes, data: bytes) -> None:
-        """Make `data` the value of `key`, for ever, whatever was there. Reads nothing."""
-        self.put_row(value_key(key), self._plain_header + data)
+        """Make `data` the value of `key`, for ever, whatever was there. Reads nothing, and calls nothing of ours: it is hot."""
+        name = VALUES + xxh3_64_digest(key) + key
+        rows = self.rows
+        if name in rows:
+            self._undo.append((name, rows[name]))
+        rows[name] = self._plain_header + data
 
     def put(self, key: bytes, kind: int, data: bytes, expiry_ms: int, before: Value | None) -> None:
         """Make `data` of type `kind` the value of `key` until `expiry_ms` (0: for ever). `before` is its value until now."""

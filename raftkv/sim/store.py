@@ -11,6 +11,7 @@ Costs grow with the number of rows; it is not for production.
 from __future__ import annotations
 
 import bisect
+import contextlib
 from collections.abc import Iterator
 from pathlib import PurePath
 from random import Random
@@ -128,6 +129,25 @@ class ModelStore(ModelView):
             _apply(self._flushed, None, writes, clear)
         del self._unflushed[:batches]
         _store(self._disk, f"{self._path}/{ROWS_FILE}", self._flushed)
+
+
+class ModelEngine:
+    """Makes model stores, for `storage.checkpoint`. See `ModelStore` for the arguments."""
+
+    def __init__(self, disk: Disk, rng: Random | None = None, refusals: float = 0.0) -> None:
+        self._disk = disk
+        self._rng = rng
+        self._refusals = refusals
+
+    def open(self, path: str) -> ModelStore:
+        return ModelStore(self._disk, path, self._rng, self._refusals)
+
+    @contextlib.contextmanager
+    def inspect(self, path: str) -> Iterator[ModelView]:
+        yield ModelStore(self._disk, path)
+
+    def portable(self, name: str) -> bool:
+        return name == ROWS_FILE
 
 
 def _apply(rows: dict[bytes, bytes], keys: list[bytes] | None, writes: Writes, clear: Ranges) -> None:
