@@ -1,0 +1,596 @@
+"""One replica: executes what the Raft core asks for, in one written-down order.
+
+The order, for every Ready:
+
+1. *Persist*: an installed snapshot takes the place of the state; then hard state and entries are given to the log, which makes them
+   durable in the order of the Readies and reports back (`persisted`).
+2. *Send*: `messages` leave at once; `messages_after_persist` leave when the log has reported. What is addressed to the node itself
+   goes back into the core.
+3. *Apply*: committed entries go to the state machine, one atomic write each; then the core is told.
+4. *Answer*: the listener (the router) is told what each entry answered. It is told only after the state machine has the entry, and
+   nothing it does can make an entry apply twice.
+
+What always holds: nothing that speaks of a write leaves before the write is durable; an entry is applied once, in order, and only from
+the node's own durable log; an error of the machine underneath (disk, memory) stops the node and never becomes a reply. The one exception
+is a full disk: nothing is applied until there is space again, then the store is opened as it was at its last flush and the log replayed.
+
+What is not here: sockets, threads, clocks and files. They come as a `Shell`, a `LogPort` and a `StatePort`, so that the simulator runs
+this same class. Every method that can cause work leaves it for `pump`, which the shell calls soon after `Shell.wake`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar, cast
+
+import structlog
+from msgspec import Struct
+
+from raftkv.codec.peer import Fence, Health, SnapshotChunk, SnapshotDone, SnapshotOffer, SnapshotWant
+from raftkv.divergence import DivergenceWatch
+from raftkv.errors import Busy, DiskFull, InvariantBroken, Unavailable
+from raftkv.kv.command import Command
+from raftkv.kv.digest import Pair
+from raftkv.kv.machine import GroupReplies, KvMachine
+from raftkv.kv.replies import Reply
+from raftkv.kv.store import Store
+from raftkv.raft import Raft
+from raftkv.raft.messages import InstallSnapshot, Message
+from raftkv.raft.quorum import majority
+from raftkv.raft.ready import Fetch, Ready, Role, RoleChange
+from raftkv.raft.types import Entry, EntryId, EntryKind, Index, NodeId, SnapshotMeta, Term
+from raftkv.storage.plan import LogWrite
+from raftkv.transfer import SnapshotReceiver, SnapshotSender, Staging, StatePort
+
+_Result = TypeVar("_Result")
+
+READIES_PER_PUMP = 16
+"""How many Readies one `pump` handles before it lets the event loop breathe."""
+
+DIGESTS_TOLD = 16
+REPLAY_BYTES = 1 << 20
+
+
+class Shell(Protocol):
+    """What surrounds a replica: a network, threads, and somebody who calls `pump`."""
+
+    def send(self, node: NodeId, value: object) -> bool:
+        """Send `value` to `node`; False when it surely was not sent. Messages may be lost."""
+
+    def background(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
+        """Run `work` off the event loop, and `done` with its result or error on it."""
+
+    def wake(self) -> None:
+        """Call `Replica.pump` soon."""
+
+
+class LogPort(Protocol):
+    """The durable log. Reports through `Replica.persisted`, in order."""
+
+    def submit(self, write: LogWrite) -> None:
+        """Queue `write`; it will be durable when `Replica.persisted(write.number)` is called."""
+
+    def compact(self, meta: SnapshotMeta) -> None:
+        """Queue forgetting the entries up to `meta.index`, after everything queued before."""
+
+    def clear_suspect(self) -> None:
+        """Queue recording that the node counts again."""
+
+    def read(self, first: Index, last: Index, max_bytes: int) -> Sequence[Entry]:
+        """Durable entries from `first`, at most `max_bytes` but at least one; none when `first` is forgotten. Blocks."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What the log takes on disk."""
+
+
+class Listener(Protocol):
+    """Who is told what happened: the router."""
+
+    def role_changed(self, change: RoleChange, now_ms: int) -> None:
+        """The node's role, term or leader has changed."""
+
+    def applied(self, index: Index, groups: list[GroupReplies], now_ms: int) -> None:
+        """The entry at `index` has been applied and answered `groups`."""
+
+    def read_point(self, context: int, index: Index) -> None:
+        """The read `context` is linearizable once `index` is applied."""
+
+    def appended(self, now_ms: int) -> None:
+        """Everything proposed here is durable here."""
+
+    def snapshot_installed(self, now_ms: int) -> None:
+        """The state has jumped; entries were skipped."""
+
+
+class ReplicaSettings(Struct, frozen=True, kw_only=True):
+    """When a replica does its periodic work."""
+
+    heartbeat_ticks: int = 5
+    tick_ms: int = 20
+    compact_bytes: int = 128 << 20
+    compact_entries: int = 200_000
+    snapshot_bytes_per_second: int = 128 << 20
+    reserve_bytes: int = 0
+    """Free disk space below which writes are refused, so that what must be written still can be."""
+
+
+class Replica:
+    """Drives one `Raft`, one log and one state machine. See the module for the order and the promises.
+
+    Args:
+        raft: the core, made from what `log` holds.
+        log: the durable log.
+        state: the state directory, whose live store `machine` uses.
+        machine: the key-value machine.
+        make_machine: makes another one, on the store of an installed snapshot.
+        shell: the surroundings.
+        settings: periods and bounds.
+        health: what to tell the others at each heartbeat, given this node's digests.
+        heard: told what another node said of itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        raft: Raft,
+        log: LogPort,
+        state: StatePort,
+        machine: KvMachine,
+        make_machine: Callable[[Store], KvMachine],
+        shell: Shell,
+        settings: ReplicaSettings,
+        health: Callable[[tuple[Pair, ...]], Health],
+        heard: Callable[[NodeId, Health], None],
+    ) -> None:
+        self.raft = raft
+        self.machine = machine
+        self.node: NodeId = raft.node
+        self._log = log
+        self._state = state
+        self._make_machine = make_machine
+        self._shell = shell
+        self._settings = settings
+        self._health = health
+        self._heard = heard
+        self._listener: Listener | None = None
+        self._unpersisted: deque[Ready] = deque()
+        self._to_apply: deque[Entry] = deque()
+        self._installing: Ready | None = None
+        self._installed = False
+        self._staged: Staging | None = None
+        self._compacting = False
+        self._store_failed = False
+        self._reopening = False
+        self._log_full = False
+        self._low_space = False
+        self._was_suspect = raft.suspect is not None
+        self._alarm: tuple[Index, tuple[NodeId, ...]] | None = None
+        self._ticks = 0
+        self.events: structlog.typing.FilteringBoundLogger = structlog.get_logger("raftkv").bind(node=self.node)
+        self._divergence = DivergenceWatch(self.node)
+        self._sender = SnapshotSender(state, shell.background, shell.send, self._snapshot_sent, settings.snapshot_bytes_per_second)
+        self._receiver = SnapshotReceiver(state, shell.background, shell.send, self._snapshot_received)
+
+    def attach(self, listener: Listener) -> None:
+        """Name the listener. Called once, before the first `pump`."""
+        self._listener = listener
+
+    # What the router asks.
+
+    @property
+    def role(self) -> Role:
+        """The node's role now."""
+        return self.raft.role
+
+    @property
+    def leader(self) -> NodeId | None:
+        """The leader of the term, as far as known."""
+        return self.raft.leader
+
+    @property
+    def term(self) -> Term:
+        """The node's term."""
+        return self.raft.term
+
+    @property
+    def majority(self) -> int:
+        """How many nodes make a majority of the voters."""
+        return majority(len(self.raft.configuration.voters))
+
+    @property
+    def ready_to_serve(self) -> bool:
+        """False while the state is being rebuilt: no read may be served from it."""
+        return self.raft.fenced is None and self._installing is None and not self._reopening
+
+    @property
+    def applied_index(self) -> Index:
+        """The newest entry that the state machine holds."""
+        return self.machine.applied_index
+
+    @property
+    def appending(self) -> bool:
+        """Whether an entry is on its way to this node's disk."""
+        return self.raft.persisted_index < self.raft.last_index
+
+    @property
+    def out_of_space(self) -> str | None:
+        """Why writes are refused here for want of disk space, if they are."""
+        if self._log_full or self._low_space or self._store_failed:
+            return "the disk of the leader is full; writes are accepted again when there is space"
+        return None
+
+    def propose(self, payload: bytes) -> EntryId:
+        """Append a batch to the replicated log.
+
+        Args:
+            payload: an encoded `Batch`.
+
+        Returns:
+            The name of the entry; it is committed when an entry of this name is applied.
+
+        Raises:
+            NotLeader, Busy: see the core; the entry does not exist.
+            Unavailable: the disk is full or the state is being rebuilt; the entry does not exist.
+        """
+        full = self.out_of_space
+        if full is not None:
+            raise Unavailable(full)
+        if not self.ready_to_serve:
+            raise Unavailable("the leader is rebuilding its state")
+        name = self.raft.propose(payload)
+        self._shell.wake()
+        return name
+
+    def read_index(self, context: int) -> None:
+        """Ask for a linearizable read point; the answer is `Listener.read_point`. Raises NotLeader."""
+        self.raft.read_index(context)
+        self._shell.wake()
+
+    def run_slow(self, command: Command, done: Callable[[Reply], None]) -> None:
+        """Execute a long read on a consistent view, off the event loop."""
+        view = self.machine.view()
+
+        def finish(result: Reply | BaseException) -> None:
+            view.close()
+            if isinstance(result, BaseException):
+                raise result
+            done(result)
+
+        self._shell.background(lambda: view.read(command), finish)
+
+    # What happens to the replica.
+
+    def tick(self) -> None:
+        """One tick of time has passed."""
+        self._ticks += 1
+        self.raft.tick()
+        self._sender.tick(self._settings.tick_ms)
+        self._receiver.tick(self._settings.tick_ms)
+        if self._ticks % self._settings.heartbeat_ticks == 0:
+            self._exchange_health()
+            self._compact_if_due()
+            self._watch_space()
+        if self._to_apply or self.raft.has_ready():
+            self._shell.wake()
+
+    def receive(self, sender: NodeId, value: object) -> None:
+        """A peer sent `value`: a message of the core, or a frame of the replica's own."""
+        match value:
+            case Health():
+                self._divergence.heard(sender, value.digests, value.fenced is not None)
+                self._heard(sender, value)
+            case Fence():
+                self._fence(f"the state here differs from the majority's at index {value.index}: {value.reason}")
+            case SnapshotOffer():
+                self._receiver.offered(sender, value)
+            case SnapshotChunk():
+                self._receiver.chunk(sender, value)
+            case SnapshotWant():
+                self._sender.wanted(sender, value)
+            case SnapshotDone():
+                self._sender.done(sender, value)
+                self._receiver.stopped(sender, value)
+            case InstallSnapshot():
+                # Only the receiver hands this on, when the files are here.
+                self.raft.dropped["snapshot without files"] += 1
+            case _:
+                self.raft.step(cast(Message, value))  # the codec delivers nothing else
+        if self.raft.has_ready():
+            self._shell.wake()
+
+    def peer_lost(self, peer: NodeId) -> None:
+        """The connection to `peer` broke."""
+        self._sender.peer_lost(peer)
+        self._divergence.forget(peer)
+        self.raft.peer_lost(peer)
+        self._shell.wake()
+
+    def persisted(self, number: int) -> None:
+        """The log has made every Ready up to `number` durable."""
+        while self._unpersisted and (self._unpersisted[0].number <= number or not self._unpersisted[0].must_persist):
+            ready = self._unpersisted.popleft()
+            self.raft.persisted(ready.number)
+            self._send(ready.messages_after_persist)
+        if self._was_suspect and self.raft.suspect is None:
+            self._was_suspect = False
+            self._log.clear_suspect()
+            self.events.info("suspicion_cleared", last=self.raft.last_index)
+        self._shell.wake()
+
+    def log_full(self, full: bool) -> None:
+        """The log has no space (or has some again). Writes are refused meanwhile; reads go on."""
+        if full != self._log_full:
+            self._log_full = full
+            self.events.warning("log_disk_full" if full else "log_disk_has_space")
+
+    def pump(self, now_ms: int) -> None:
+        """Handle what the core has ready, a bounded number of Readies; asks for another call if there is more.
+
+        Raises:
+            StorageError: the disk failed; the node must stop.
+            InvariantBroken: a bug; the node must stop.
+        """
+        if self._installing is not None:
+            if not self._installed:
+                return
+            self._resume(now_ms)
+        for _ in range(READIES_PER_PUMP):
+            self._apply(now_ms)
+            if self._installing is not None or not self.raft.has_ready():
+                break
+            ready = self.raft.ready()
+            if ready.snapshot is not None:
+                self._install(ready, ready.snapshot)
+            else:
+                self._execute(ready, now_ms)
+        else:
+            self._shell.wake()
+        if self._staged is not None and self._installing is None and not self.raft.has_ready():
+            self._discard_unwanted()
+        if not self.appending:
+            self._tell.appended(now_ms)
+
+    # Executing a Ready.
+
+    @property
+    def _tell(self) -> Listener:
+        if self._listener is None:
+            raise InvariantBroken("the replica runs without a listener")
+        return self._listener
+
+    def _execute(self, ready: Ready, now_ms: int) -> None:
+        self._unpersisted.append(ready)
+        if ready.must_persist:
+            self._log.submit(LogWrite(ready.number, ready.hard_state, ready.snapshot, ready.entries, ready.commit))
+        self._send(ready.messages)
+        if not ready.must_persist and self._unpersisted and self._unpersisted[0] is ready:
+            self.persisted(ready.number)
+        for fetch in ready.fetch:
+            self._fetch(fetch)
+        if ready.role is not None:
+            self._role_changed(ready.role, now_ms)
+        if ready.committed:
+            self._to_apply.extend(ready.committed)
+            self._apply(now_ms)
+        for read in ready.reads:
+            self._tell.read_point(read.context, read.index)
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            if message.to == self.node:
+                self.raft.step(message)
+            elif isinstance(message, InstallSnapshot):
+                self._sender.start(message)
+            else:
+                self._shell.send(message.to, message)
+
+    def _fetch(self, fetch: Fetch) -> None:
+        def done(result: Sequence[Entry] | BaseException) -> None:
+            if isinstance(result, BaseException):
+                raise result
+            self.raft.fetched(fetch.peer, tuple(result))
+            self._shell.wake()
+
+        self._shell.background(lambda: self._log.read(fetch.first, fetch.last, fetch.max_bytes), done)
+
+    def _role_changed(self, change: RoleChange, now_ms: int) -> None:
+        self.events.info("role_changed", role=str(change.role), term=change.term, leader=change.leader)
+        if change.role is not Role.LEADER:
+            self._sender.stop_all()
+            self._alarm = None
+        self._tell.role_changed(change, now_ms)
+
+    def _apply(self, now_ms: int) -> None:
+        """Apply what waits. A store that cannot keep up or has no space leaves the rest waiting, in order."""
+        if not self._to_apply or self._store_failed:
+            return
+        try:
+            while self._to_apply:
+                groups = apply_entry(self.machine, self._to_apply[0], self.events)
+                entry = self._to_apply.popleft()
+                self._tell.applied(entry.index, groups, now_ms)
+        except Busy:
+            self.events.debug("store_busy", waiting=len(self._to_apply))  # the next tick tries again
+        except DiskFull as error:
+            self._store_failed = True
+            self.events.error("store_disk_full", reason=str(error), applied=self.machine.applied_index)
+        self.raft.applied(self.machine.applied_index)
+
+    # A full disk.
+
+    def _watch_space(self) -> None:
+        reserve = self._settings.reserve_bytes
+        low = reserve > 0 and self._state.free_bytes() < reserve
+        if low != self._low_space:
+            self._low_space = low
+            self.events.warning("disk_space_low" if low else "disk_space_regained", reserve_bytes=reserve)
+        if self._store_failed and not low and not self._reopening and self._installing is None:
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """There is space again: open the store as it was at its last flush, and replay the log up to where the core believes it is."""
+        self._reopening = True
+        target = self.raft.applied_index
+
+        def work() -> KvMachine:
+            machine = self._make_machine(self._state.reopen())
+            while machine.applied_index < target:
+                entries = self._log.read(machine.applied_index + 1, target, REPLAY_BYTES)
+                if not entries:
+                    raise InvariantBroken(f"the log no longer holds entry {machine.applied_index + 1}, which the store lost")
+                for entry in entries:
+                    apply_entry(machine, entry, self.events)
+            return machine
+
+        def done(result: KvMachine | BaseException) -> None:
+            self._reopening = False
+            if isinstance(result, DiskFull | Busy):
+                return
+            if isinstance(result, BaseException):
+                raise result
+            self.machine = result
+            self._store_failed = False
+            self.events.info("store_reopened", applied=result.applied_index)
+            self._shell.wake()
+
+        self._shell.background(work, done)
+
+    # Snapshots.
+
+    def _snapshot_sent(self, peer: NodeId, ok: bool) -> None:
+        self.raft.snapshot_finished(peer, ok)
+        self._shell.wake()
+
+    def _snapshot_received(self, message: InstallSnapshot, staging: Staging) -> None:
+        """Everything of a snapshot is here: ask the core whether it is wanted. `pump` drops it when it is not."""
+        if self._staged is not None or self._installing is not None:
+            self._shell.background(staging.discard, _raise_error)
+            return
+        self._staged = staging
+        self.raft.step(message)
+        self._shell.wake()
+
+    def _discard_unwanted(self) -> None:
+        staged, self._staged = self._staged, None
+        if staged is not None:
+            self._shell.background(staged.discard, _raise_error)
+
+    def _install(self, ready: Ready, meta: SnapshotMeta) -> None:
+        """Put the staged snapshot in the place of the state, off the event loop; the Ready goes on when that is done."""
+        staged, self._staged = self._staged, None
+        if staged is None:
+            raise InvariantBroken(f"the core installs a snapshot at {meta.index}, and none has arrived")
+        self._installing = ready
+        self._installed = False
+        self._to_apply.clear()
+
+        def installed(result: KvMachine | BaseException) -> None:
+            if isinstance(result, BaseException):
+                raise result
+            if (result.applied_index, result.applied_term) != (meta.index, meta.term):
+                raise InvariantBroken(
+                    f"the snapshot at {meta.index} (term {meta.term}) holds a state at {result.applied_index} (term {result.applied_term})"
+                )
+            self.machine = result
+            self._store_failed = False
+            self._installed = True
+            self._shell.wake()
+
+        self._shell.background(lambda: self._make_machine(self._state.install(staged)), installed)
+
+    def _resume(self, now_ms: int) -> None:
+        ready, self._installing = self._installing, None
+        if ready is None or ready.snapshot is None:
+            raise InvariantBroken("nothing is being installed")
+        self.events.info("snapshot_installed", index=ready.snapshot.index, term=ready.snapshot.term)
+        self._execute(ready, now_ms)
+        self._tell.snapshot_installed(now_ms)
+
+    # Compaction.
+
+    def _compact_if_due(self) -> None:
+        """Cut the log when it has grown: flush the state, and forget most of what is durable there."""
+        begin = self.raft.log.begin.index
+        entries = self.machine.applied_index - begin
+        grown = self._log.size_bytes > self._settings.compact_bytes or entries > self._settings.compact_entries
+        if not grown or entries < 2 or self._compacting or not self.ready_to_serve or self._store_failed:
+            return
+        self._compacting = True
+        machine = self.machine
+        durable = machine.applied_index
+
+        def flushed(result: object) -> None:
+            self._compacting = False
+            if isinstance(result, DiskFull | Busy):
+                self.events.warning("flush_failed", reason=str(result))
+                return
+            if isinstance(result, BaseException):
+                raise result
+            if self.machine is not machine or not self.ready_to_serve:
+                return
+            floor = self._sender.floor
+            index = durable - (durable - begin) // 4  # what followers lag behind by is often in the rest
+            index = min(index, self.raft.applied_index) if floor is None else min(index, floor, self.raft.applied_index)
+            if index > self.raft.log.begin.index:
+                meta = self.raft.compacted(index)
+                self._log.compact(meta)
+                self.events.info("log_compacted", begin=meta.index, durable=durable)
+
+        self._shell.background(self._state.store.flush, flushed)
+
+    # Health and divergence.
+
+    def _exchange_health(self) -> None:
+        digests = tuple(self.machine.digest_ring.report(DIGESTS_TOLD))
+        health = self._health(digests)
+        for peer in self.raft.view.nodes:
+            if peer != self.node:
+                self._shell.send(peer, health)
+        if self.raft.role is Role.LEADER and self.ready_to_serve:
+            self._judge()
+
+    def _judge(self) -> None:
+        """Compare what the voters told of their state, and act on it."""
+        judged = self._divergence.judge(self.machine.digest_ring.pairs(), self.raft.configuration.voters)
+        if judged is None:
+            self._alarm = None
+            return
+        if self._alarm != (judged.index, judged.wrong):
+            self._alarm = (judged.index, judged.wrong)
+            self.events.error("replicas_differ", index=judged.index, wrong=judged.wrong or "no majority: nobody is rebuilt")
+        for node in judged.wrong:
+            if node == self.node:
+                self._fence(f"the state here differs from the majority's at index {judged.index}")
+                return
+            self._shell.send(node, Fence(judged.index, f"{self.node} leads term {self.term}"))
+            self._divergence.forget(node)
+
+    def _fence(self, reason: str) -> None:
+        if self.raft.fenced is None and self._installing is None:
+            self.events.error("fenced", reason=reason)
+            self._to_apply.clear()
+            self.raft.request_snapshot(reason)
+            self._shell.wake()
+
+
+def apply_entry(machine: KvMachine, entry: Entry, events: structlog.typing.FilteringBoundLogger) -> list[GroupReplies]:
+    """Apply one committed entry to `machine`, whatever its kind.
+
+    Raises:
+        Busy, DiskFull: nothing was applied; the same call may succeed later.
+        StorageError, InvariantBroken: the node must stop.
+    """
+    if entry.kind is not EntryKind.BATCH:
+        machine.apply_empty(entry.index, entry.term, entry.payload if entry.kind is EntryKind.CONFIGURATION else None)
+        return []
+    applied = machine.apply(entry.index, entry.term, entry.payload)
+    for fault in applied.faults:
+        events.error("command_failed", index=entry.index, reason=repr(fault))
+    return applied.groups
+
+
+def _raise_error(result: object) -> None:
+    if isinstance(result, BaseException):
+        raise result

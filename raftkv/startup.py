@@ -1,0 +1,106 @@
+"""What a node finds on its disk, made to agree: the step between recovery of the parts and the first event.
+
+The log and the state are recovered apart, each by its own rules, and a crash may have left them at different points. `reconcile` is the
+whole decision:
+
+====================================  ==================================================================================
+the state's applied index             what is done
+====================================  ==================================================================================
+before the log's begin                the state is lost or too old: the node rejoins without one and asks for a snapshot
+between begin and end, terms agree    the rest of the log is replayed
+between begin and end, terms differ   the log begins anew after the state
+after the log's end                   the log begins anew after the state
+====================================  ==================================================================================
+
+The last two are right because a state holds only committed entries: it stands for the log up to its applied index, and an entry of
+another term there was never committed. They happen when a crash fell between the switch to an installed snapshot and the reset of the
+log, or when the last group of the log was lost after it had been applied.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from raftkv.raft.types import Configuration, Index, Member, NodeId, SnapshotMeta, Stored, Term
+from raftkv.storage.identity import Identity
+from raftkv.storage.wal import LogWrite, RecoveredLog, Wal
+
+
+class Agreement(enum.Enum):
+    """How log and state fit together."""
+
+    REPLAY = "replay"
+    BEGIN_ANEW = "begin_anew"
+    STATE_LOST = "state_lost"
+
+
+def reconcile(begin: Index, last: Index, applied: Index, applied_term: Term, log_term: Term | None) -> Agreement:
+    """The row of the table in the module's description.
+
+    Args:
+        begin: the index that the log begins after.
+        last: the newest index in the log, or `begin` when it is empty.
+        applied: the index that the state holds.
+        applied_term: the term of that entry, from the state.
+        log_term: the term of that entry, from the log; None when the log does not know it.
+    """
+    if applied < begin:
+        return Agreement.STATE_LOST
+    if applied > last or log_term != applied_term:
+        return Agreement.BEGIN_ANEW
+    return Agreement.REPLAY
+
+
+def bootstrap_configuration(members: tuple[Member, ...]) -> Configuration:
+    """The configuration of a cluster that has not formed: every initial member votes, no incarnation is known."""
+    ordered = tuple(sorted(Member(member.id, 0, member.peer_address) for member in members))
+    return Configuration(ordered, tuple(member.id for member in ordered))
+
+
+def stored_state(identity: Identity, wal: Wal, applied: Index, applied_term: Term, configuration: Configuration | None) -> Stored:
+    """The core's starting point; resets the log to the state where `reconcile` says so.
+
+    Args:
+        identity: who the node is.
+        wal: the recovered log.
+        applied: the index that the state store holds, 0 for an empty one.
+        applied_term: its term.
+        configuration: the configuration that the state store holds, None for an empty one.
+
+    Raises:
+        StorageError: the log could not be reset.
+    """
+    log = wal.recovered
+    begin = log.snapshot
+    if begin.index == 0 and not begin.configuration.members:
+        begin = SnapshotMeta(0, 0, bootstrap_configuration(identity.members))
+    known = wal.term_at(applied) if begin.index <= applied <= log.last.index else None
+    agreement = reconcile(begin.index, log.last.index, applied, applied_term, known)
+    if agreement is Agreement.BEGIN_ANEW:
+        meta = SnapshotMeta(applied, applied_term, configuration or begin.configuration)
+        wal.write([LogWrite(0, None, meta, (), applied)])
+        log = wal.recovered_now()
+        begin = log.snapshot
+    return _stored(identity, log, begin, applied, agreement is Agreement.STATE_LOST)
+
+
+def _stored(identity: Identity, log: RecoveredLog, begin: SnapshotMeta, applied: Index, state_lost: bool) -> Stored:
+    return Stored(
+        node=identity.node,
+        incarnation=identity.incarnation,
+        hard_state=log.hard_state,
+        snapshot=begin,
+        term_runs=log.term_runs,
+        tail=log.tail,
+        last=log.last,
+        configurations=log.configurations,
+        committed=min(max(log.committed, applied, begin.index), log.last.index),
+        applied=max(applied, begin.index),
+        suspect=log.suspect,
+        state_lost=state_lost,
+    )
+
+
+def peer_ids(configuration: Configuration, node: NodeId) -> tuple[NodeId, ...]:
+    """Everybody in `configuration` but `node`, sorted."""
+    return tuple(member.id for member in configuration.members if member.id != node)

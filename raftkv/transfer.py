@@ -1,0 +1,407 @@
+"""Moving a snapshot from a leader to a node that needs one, in chunks that the receiver asks for.
+
+The receiver pulls: it asks for one chunk at a time, a few at once, so that it is never sent more than it can write; the sender answers
+within a byte budget, so that a transfer does not starve the nodes' other work. A transfer that is interrupted begins where it stopped:
+the staging area keeps what has arrived, and an offer of the same snapshot finds it. A checkpoint is made once and serves every peer
+that needs it at the same time; while it is being sent, the log behind it must stay (`floor`).
+
+Nothing here touches a disk or a socket: files are behind `StatePort` and run in the background, frames leave through `send`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import structlog
+
+from raftkv.codec.peer import FileInfo, SnapshotChunk, SnapshotDone, SnapshotOffer, SnapshotWant
+from raftkv.errors import DiskFull
+from raftkv.kv.store import Store
+from raftkv.raft.messages import InstallSnapshot
+from raftkv.raft.types import Index, NodeId, SnapshotMeta
+
+CHUNK_BYTES = 256 << 10
+"""The size of one chunk; the last of a file may be shorter."""
+
+CHUNKS_ASKED = 8
+"""How many chunks a receiver has asked for and not got."""
+
+ASK_AGAIN_MS = 1_000
+"""A receiver that hears nothing for so long asks again."""
+
+GIVE_UP_MS = 15_000
+"""A transfer in which nothing moved for so long has failed; the leader starts another when it is still needed."""
+
+_Result = TypeVar("_Result")
+Background = Callable[[Callable[[], _Result], Callable[[_Result | BaseException], None]], None]
+
+
+class Checkpoint(Protocol):
+    """A frozen copy of a state store, on disk."""
+
+    @property
+    def name(self) -> str:
+        """Unique among the checkpoints of all nodes."""
+
+    @property
+    def meta(self) -> SnapshotMeta:
+        """Where in the log it stands, read from inside it."""
+
+    @property
+    def files(self) -> Sequence[FileInfo]:
+        """Its files, with sizes and checksums."""
+
+    def read(self, file: int, offset: int, size: int) -> bytes:
+        """`size` bytes of file number `file`. Blocks."""
+
+    def discard(self) -> None:
+        """Remove it from disk. Blocks."""
+
+
+class Staging(Protocol):
+    """A snapshot that is arriving, on disk beside the live state."""
+
+    def missing(self) -> Sequence[tuple[int, int, int]]:
+        """What has not arrived, as (file number, offset, size)."""
+
+    def write(self, file: int, offset: int, data: bytes) -> None:
+        """Keep a chunk. Blocks."""
+
+    def finish(self) -> None:
+        """Verify every file against its checksum and make all of it durable. Blocks.
+
+        Raises:
+            Corrupt: a file differs from what was offered; it will be fetched again by the next transfer.
+        """
+
+    def discard(self) -> None:
+        """Remove it from disk. Blocks."""
+
+
+class StatePort(Protocol):
+    """The state directory: the live store, checkpoints of it, and snapshots that arrive."""
+
+    @property
+    def store(self) -> Store:
+        """The live store."""
+
+    def checkpoint(self) -> Checkpoint:
+        """A durable checkpoint of the live store. Blocks."""
+
+    def stage(self, name: str, meta: SnapshotMeta, files: Sequence[FileInfo]) -> Staging:
+        """The staging area for a snapshot, with what an earlier transfer of the same name left. Blocks."""
+
+    def install(self, staging: Staging) -> Store:
+        """Put a finished staging area in the place of the live store, atomically, and open it. Blocks."""
+
+    def reopen(self) -> Store:
+        """Close the live store, which has failed for want of space, and open it again as it was at its last flush. Blocks."""
+
+    def free_bytes(self) -> int:
+        """The space that is left on the disk."""
+
+
+class _Outgoing:
+    """One peer's transfer, at the sender."""
+
+    def __init__(self, message: InstallSnapshot) -> None:
+        self.message = message
+        self.checkpoint: Checkpoint | None = None
+        self.wants: deque[SnapshotWant] = deque()
+        self.quiet_ms = 0
+
+
+class SnapshotSender:
+    """Sends checkpoints to peers that need them.
+
+    Args:
+        state: where checkpoints come from.
+        background: runs blocking work.
+        send: sends a frame to a peer.
+        finished: told (peer, ok) when a transfer has ended.
+        bytes_per_second: the budget for all transfers together.
+    """
+
+    def __init__(
+        self,
+        state: StatePort,
+        background: Background,  # type: ignore[type-arg]
+        send: Callable[[NodeId, object], bool],
+        finished: Callable[[NodeId, bool], None],
+        bytes_per_second: int,
+    ) -> None:
+        self._state = state
+        self._background = background
+        self._send = send
+        self._finished = finished
+        self._bytes_per_second = bytes_per_second
+        self._budget = bytes_per_second // 10
+        self._outgoing: dict[NodeId, _Outgoing] = {}
+        self._checkpoint: Checkpoint | None = None
+        self._making = False
+        self._events = structlog.get_logger("raftkv")
+
+    @property
+    def floor(self) -> Index | None:
+        """The log must keep everything after this index, for a peer that is receiving a snapshot at it. None: no transfer runs."""
+        if not self._outgoing:
+            return None
+        return self._checkpoint.meta.index if self._checkpoint is not None else 0
+
+    def start(self, message: InstallSnapshot) -> None:
+        """A peer needs a snapshot at or after `message.snapshot.index`. Does nothing while one is on its way to it."""
+        if message.to in self._outgoing:
+            return
+        transfer = _Outgoing(message)
+        self._outgoing[message.to] = transfer
+        if self._checkpoint is not None and self._checkpoint.meta.index >= message.snapshot.index:
+            self._offer(transfer, self._checkpoint)
+        elif not self._making:
+            self._making = True
+            self._background(self._state.checkpoint, self._made)
+
+    def wanted(self, peer: NodeId, want: SnapshotWant) -> None:
+        """`peer` asks for a chunk."""
+        transfer = self._outgoing.get(peer)
+        if transfer is None or transfer.checkpoint is None or transfer.checkpoint.name != want.id:
+            self._send(peer, SnapshotDone(want.id, False, "the snapshot is no longer offered"))
+            return
+        if len(transfer.wants) < 2 * CHUNKS_ASKED:
+            transfer.wants.append(want)
+        transfer.quiet_ms = 0
+        self._serve(peer, transfer)
+
+    def done(self, peer: NodeId, done: SnapshotDone) -> None:
+        """`peer` has everything, or has given up."""
+        transfer = self._outgoing.get(peer)
+        if transfer is not None and transfer.checkpoint is not None and transfer.checkpoint.name == done.id:
+            self._events.info("snapshot_sent", to=peer, ok=done.ok, reason=done.reason, index=transfer.checkpoint.meta.index)
+            self._end(peer, done.ok)
+
+    def peer_lost(self, peer: NodeId) -> None:
+        """The connection to `peer` broke."""
+        self._end(peer, False)
+
+    def stop_all(self) -> None:
+        """This node leads no more."""
+        for peer in sorted(self._outgoing):
+            self._end(peer, False)
+
+    def tick(self, elapsed_ms: int) -> None:
+        """Time has passed: the budget fills up, and silent transfers end."""
+        self._budget = min(self._budget + self._bytes_per_second * elapsed_ms // 1000, self._bytes_per_second // 10)
+        for peer, transfer in sorted(self._outgoing.items()):
+            transfer.quiet_ms += elapsed_ms
+            if transfer.quiet_ms > GIVE_UP_MS:
+                self._events.warning("snapshot_abandoned", to=peer)
+                self._end(peer, False)
+            else:
+                self._serve(peer, transfer)
+
+    def _made(self, result: Checkpoint | BaseException) -> None:
+        self._making = False
+        if isinstance(result, DiskFull):
+            self._events.warning("checkpoint_failed", reason=str(result))
+            self.stop_all()
+            return
+        if isinstance(result, BaseException):
+            raise result
+        old, self._checkpoint = self._checkpoint, result
+        if old is not None and not any(transfer.checkpoint is old for transfer in self._outgoing.values()):
+            self._background(old.discard, _raise_error)
+        for _, transfer in sorted(self._outgoing.items()):
+            if transfer.checkpoint is None:
+                self._offer(transfer, result)
+        self._release()
+
+    def _offer(self, transfer: _Outgoing, checkpoint: Checkpoint) -> None:
+        transfer.checkpoint = checkpoint
+        asked = transfer.message
+        message = InstallSnapshot(asked.sender, asked.to, asked.term, asked.incarnation, checkpoint.meta)
+        self._events.info("snapshot_offered", to=asked.to, index=checkpoint.meta.index, bytes=sum(f.size for f in checkpoint.files))
+        self._send(asked.to, SnapshotOffer(checkpoint.name, message, tuple(checkpoint.files)))
+
+    def _serve(self, peer: NodeId, transfer: _Outgoing) -> None:
+        checkpoint = transfer.checkpoint
+        while checkpoint is not None and transfer.wants and self._budget > 0:
+            want = transfer.wants.popleft()
+            if not 0 <= want.file < len(checkpoint.files) or not 0 < want.size <= CHUNK_BYTES or want.offset < 0:
+                continue
+            self._budget -= want.size
+            self._background(_chunk_reader(checkpoint, want), self._chunk_sender(peer, checkpoint, want))
+
+    def _chunk_sender(self, peer: NodeId, checkpoint: Checkpoint, want: SnapshotWant) -> Callable[[bytes | BaseException], None]:
+        def send(data: bytes | BaseException) -> None:
+            transfer = self._outgoing.get(peer)
+            if transfer is None or transfer.checkpoint is not checkpoint:
+                return
+            if isinstance(data, BaseException):
+                raise data
+            self._send(peer, SnapshotChunk(checkpoint.name, want.file, want.offset, data))
+
+        return send
+
+    def _end(self, peer: NodeId, ok: bool) -> None:
+        if self._outgoing.pop(peer, None) is not None:
+            self._finished(peer, ok)
+            self._release()
+
+    def _release(self) -> None:
+        if not self._outgoing and not self._making and self._checkpoint is not None:
+            old, self._checkpoint = self._checkpoint, None
+            self._background(old.discard, _raise_error)
+
+
+def _chunk_reader(checkpoint: Checkpoint, want: SnapshotWant) -> Callable[[], bytes]:
+    return lambda: checkpoint.read(want.file, want.offset, want.size)
+
+
+def _raise_error(result: object) -> None:
+    if isinstance(result, BaseException):
+        raise result
+
+
+class _Incoming:
+    """The one transfer that a receiver takes part in."""
+
+    def __init__(self, sender: NodeId, offer: SnapshotOffer) -> None:
+        self.sender = sender
+        self.offer = offer
+        self.staging: Staging | None = None
+        self.missing: deque[tuple[int, int, int]] = deque()
+        self.asked: dict[tuple[int, int], int] = {}
+        self.writing = 0
+        self.finishing = False
+        self.quiet_ms = 0
+
+
+class SnapshotReceiver:
+    """Receives one snapshot at a time; a newer offer takes the place of an older one.
+
+    Args:
+        state: where it is staged.
+        background: runs blocking work.
+        send: sends a frame to a peer.
+        received: told (message, staging) when all of it is there, verified and durable. The staging area is then the caller's.
+    """
+
+    def __init__(
+        self,
+        state: StatePort,
+        background: Background,  # type: ignore[type-arg]
+        send: Callable[[NodeId, object], bool],
+        received: Callable[[InstallSnapshot, Staging], None],
+    ) -> None:
+        self._state = state
+        self._background = background
+        self._send = send
+        self._received = received
+        self._incoming: _Incoming | None = None
+        self._events = structlog.get_logger("raftkv")
+
+    def offered(self, sender: NodeId, offer: SnapshotOffer) -> None:
+        """The leader offers a snapshot."""
+        current = self._incoming
+        if current is not None and (current.offer.id == offer.id and current.sender == sender):
+            return
+        if current is not None and (current.finishing or current.writing):
+            return  # offered again by the leader when this one has failed or is not enough
+        if any(file.size < 0 for file in offer.files):
+            return
+        incoming = _Incoming(sender, offer)
+        self._incoming = incoming
+        meta = offer.message.snapshot
+
+        def staged(staging: Staging | BaseException) -> None:
+            if isinstance(staging, BaseException):
+                self._failed(incoming, staging)
+            elif self._incoming is incoming:
+                incoming.staging = staging
+                incoming.missing = deque(_chunks(staging.missing()))
+                self._events.info("snapshot_receiving", sender=sender, index=meta.index, chunks=len(incoming.missing))
+                self._advance(incoming)
+
+        self._background(lambda: self._state.stage(offer.id, meta, offer.files), staged)
+
+    def chunk(self, sender: NodeId, chunk: SnapshotChunk) -> None:
+        """A chunk has arrived. One that was not asked for, or has the wrong size, is ignored."""
+        incoming = self._incoming
+        if incoming is None or incoming.staging is None or incoming.sender != sender or incoming.offer.id != chunk.id:
+            return
+        place = (chunk.file, chunk.offset)
+        if incoming.asked.get(place) != len(chunk.data):
+            return
+        del incoming.asked[place]
+        incoming.quiet_ms = 0
+        incoming.writing += 1
+        staging = incoming.staging
+
+        def written(result: object) -> None:
+            incoming.writing -= 1
+            if isinstance(result, BaseException):
+                self._failed(incoming, result)
+            elif self._incoming is incoming:
+                self._advance(incoming)
+
+        self._background(lambda: staging.write(chunk.file, chunk.offset, chunk.data), written)
+
+    def stopped(self, sender: NodeId, done: SnapshotDone) -> None:
+        """The sender no longer offers what was asked for."""
+        incoming = self._incoming
+        if incoming is not None and incoming.sender == sender and incoming.offer.id == done.id and not incoming.finishing:
+            self._incoming = None
+
+    def tick(self, elapsed_ms: int) -> None:
+        """Time has passed: ask again for what was lost, and give up on a sender that is gone."""
+        incoming = self._incoming
+        if incoming is None or incoming.finishing:
+            return
+        before = incoming.quiet_ms
+        incoming.quiet_ms += elapsed_ms
+        if incoming.quiet_ms > GIVE_UP_MS:
+            self._events.warning("snapshot_abandoned", sender=incoming.sender)
+            self._incoming = None
+        elif incoming.quiet_ms // ASK_AGAIN_MS > before // ASK_AGAIN_MS:
+            for (file, offset), size in sorted(incoming.asked.items()):
+                self._send(incoming.sender, SnapshotWant(incoming.offer.id, file, offset, size))
+
+    def _advance(self, incoming: _Incoming) -> None:
+        while incoming.missing and len(incoming.asked) < CHUNKS_ASKED:
+            file, offset, size = incoming.missing.popleft()
+            incoming.asked[file, offset] = size
+            self._send(incoming.sender, SnapshotWant(incoming.offer.id, file, offset, size))
+        if not incoming.missing and not incoming.asked and not incoming.writing and not incoming.finishing:
+            self._finish(incoming)
+
+    def _finish(self, incoming: _Incoming) -> None:
+        staging = incoming.staging
+        if staging is None:
+            return
+        incoming.finishing = True
+
+        def finished(result: object) -> None:
+            if isinstance(result, BaseException):
+                self._failed(incoming, result)
+                return
+            self._incoming = None
+            self._send(incoming.sender, SnapshotDone(incoming.offer.id, True, ""))
+            self._received(incoming.offer.message, staging)
+
+        self._background(staging.finish, finished)
+
+    def _failed(self, incoming: _Incoming, error: BaseException) -> None:
+        self._events.warning("snapshot_failed", sender=incoming.sender, reason=str(error))
+        if self._incoming is incoming:
+            self._incoming = None
+        self._send(incoming.sender, SnapshotDone(incoming.offer.id, False, str(error)[:200]))
+
+
+def _chunks(missing: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Split (file, offset, size) ranges into pieces of at most CHUNK_BYTES."""
+    return [
+        (file, at, min(CHUNK_BYTES, offset + size - at))
+        for file, offset, size in missing
+        for at in range(offset, offset + size, CHUNK_BYTES)
+    ]
