@@ -1,0 +1,374 @@
+"""Random schedules: what a network of nodes may go through, one small step at a time, and then a calm in which it must recover.
+
+A step is a whole number; its lowest byte chooses what happens and the two above it to whom. So a list of numbers is a schedule:
+hypothesis can draw and shrink it, a seed can stand for a long one, and a failure can be replayed from what is printed.
+
+First comes the storm, in which only safety is demanded (`Oracle`); then the calm: every link mended, every node up, every disk
+prompt, and within a bounded time there must be a leader, a committed proposal, and equal machines. A schedule does only what the
+design promises to survive: at most a minority is ever wiped, and at most one node at a time has a suspect log.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+
+from raftkv.errors import InvalidRequest, Refused
+from raftkv.raft.config import Config
+from raftkv.raft.messages import InstallSnapshot
+from raftkv.raft.node import Raft
+from raftkv.raft.ready import Role
+from raftkv.raft.types import Configuration, EntryId
+from tests.raft.network import Flight, MachineState, Network, Node, RaftFactory, formed, unformed
+from tests.raft.oracle import Violation
+
+STORM_CONFIG = Config(
+    election_ticks=6,
+    heartbeat_ticks=2,
+    lease_ticks=5,
+    max_append_bytes=8,
+    max_inflight_messages=4,
+    max_inflight_bytes=64,
+    max_page_bytes=8,
+    window_bytes=24,
+    window_entries=6,
+    max_uncommitted_bytes=256,
+)
+"""Everything small, so that every bound is met within a short schedule."""
+
+MAX_FLIGHTS = 60
+MAX_WRITING = 6
+CALM_TICKS = 400
+
+
+class Storm:
+    """A network under a schedule."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.names = sorted(network.nodes)
+        self.count = 0
+        self.wiped: set[str] = set()
+        self.proposed = 0
+
+    def run(self, steps: Iterable[int]) -> None:
+        """Take each step."""
+        for step in steps:
+            self.step(step)
+
+    def step(self, step: int) -> None:
+        """Take one step."""
+        action = ACTIONS[step & 0xFF]
+        action(self, (step >> 8) & 0xFF, (step >> 16) & 0xFF)
+        network = self.network
+        while len(network.flights) > MAX_FLIGHTS:
+            network.drop(network.flights[0])
+        for node in network.running:
+            if len(node.writing) > MAX_WRITING:
+                node.persist()
+
+    def node(self, choice: int) -> Node:
+        """The node that a byte stands for."""
+        return self.network.nodes[self.names[choice % len(self.names)]]
+
+    # -- messages
+
+    def deliver_oldest(self, choice: int, _: int) -> None:
+        """A few of the oldest messages arrive in order."""
+        for _ in range(choice % 6 + 1):
+            if self.network.flights:
+                self.network.deliver(self.network.flights[0])
+
+    def deliver_some(self, choice: int, _: int) -> None:
+        """Any one message arrives, overtaking others."""
+        if self.network.flights:
+            self.network.deliver(self.pick(choice))
+
+    def deliver_twice(self, choice: int, _: int) -> None:
+        """A message arrives and stays on its way."""
+        if self.network.flights:
+            flight = self.pick(choice)
+            self.network.deliver(flight, keep=not isinstance(flight.message, InstallSnapshot))
+
+    def drop(self, choice: int, _: int) -> None:
+        """A message is lost."""
+        if self.network.flights:
+            self.network.drop(self.pick(choice))
+
+    def drop_all(self, choice: int, _: int) -> None:
+        """Everything on its way to one node is lost."""
+        for flight in [flight for flight in self.network.flights if flight.message.to == self.node(choice).name]:
+            if flight in self.network.flights:
+                self.network.drop(flight)
+
+    def pick(self, choice: int) -> Flight:
+        """The message that a byte stands for."""
+        flights = self.network.flights
+        return flights[choice % len(flights)]
+
+    def partition(self, choice: int, _: int) -> None:
+        """The nodes whose bit is set cannot reach those whose bit is not."""
+        self.network.heal()
+        side = {name for rank, name in enumerate(self.names) if choice >> rank & 1}
+        self.network.partition(side, set(self.names) - side)
+
+    def block(self, choice: int, other: int) -> None:
+        """One link works in one direction only."""
+        self.network.cut.add((self.node(choice).name, self.node(other).name))
+
+    def heal(self, _: int, __: int) -> None:
+        """Every link works."""
+        self.network.heal()
+
+    # -- time
+
+    def tick_one(self, choice: int, times: int) -> None:
+        """One node's clock runs ahead."""
+        if self.node(choice).up:
+            self.network.tick(self.node(choice).name, times=times % 4 + 1)
+
+    def tick_all(self, choice: int, _: int) -> None:
+        """Time passes everywhere."""
+        self.network.tick(times=choice % 3 + 1)
+
+    def impatience(self, choice: int, fraction: int) -> None:
+        """The waits that a node draws from now on are other ones."""
+        self.node(choice).patience.fraction = fraction / 256
+
+    # -- disks
+
+    def hold(self, choice: int, _: int) -> None:
+        """One node's disk is slow from now on."""
+        self.node(choice).held.persist = True
+
+    def release(self, choice: int, _: int) -> None:
+        """It is prompt again."""
+        node = self.node(choice)
+        node.held.persist = node.held.apply = node.held.fetch = False
+        if node.up:
+            node.settle()
+
+    def hold_apply(self, choice: int, what: int) -> None:
+        """One node's machine, or the reading of its log, is slow from now on."""
+        if what & 1:
+            self.node(choice).held.apply = True
+        else:
+            self.node(choice).held.fetch = True
+
+    def persist(self, choice: int, _: int) -> None:
+        """A slow write is done."""
+        node = self.node(choice)
+        if node.up and node.writing:
+            node.persist()
+
+    def crash(self, choice: int, written: int) -> None:
+        """A node stops, with some of its writes done."""
+        node = self.node(choice)
+        if node.up:
+            node.crash(written % 4)
+            node.held.persist = node.held.apply = node.held.fetch = False
+
+    def restart(self, choice: int, _: int) -> None:
+        """A node that is down starts."""
+        down = [node for node in self.network.nodes.values() if not node.up]
+        if down:
+            down[choice % len(down)].start()
+
+    def rot(self, choice: int, count: int) -> None:
+        """The end of a log is unreadable at a restart. What the state store has flushed is never beyond the log."""
+        node, disk = self.node(choice), self.node(choice).disk
+        if node.name in self.wiped or any(other.disk.suspect is not None for other in self.network.nodes.values()):
+            return
+        node.crash(1)
+        spare = disk.last.index - max(node.flushed.index, disk.begin.index)
+        gone = min(count % 3 + 1, spare)
+        if gone > 0:
+            disk.suspect = disk.last.index
+            del disk.entries[-gone:]
+            disk.commit = min(disk.commit, disk.last.index)
+
+    def wipe(self, choice: int, number: int) -> None:
+        """A node loses its directory, when the cluster has formed on its disk and on a majority of others."""
+        node, network = self.node(choice), self.network
+        allowed = (len(self.names) - 1) // 2
+        knows = sum(bool(disk_configuration(other).members[0].incarnation) for other in network.nodes.values())
+        if len(self.wiped | {node.name}) > allowed or knows <= len(self.names) - 1 or node.disk.suspect is not None:
+            return
+        self.wiped.add(node.name)
+        node.crash()
+        network.add(node.name, 1000 + number, EntryId(0, 0), fraction=0.5)
+
+    def lose_state(self, choice: int, _: int) -> None:
+        """A node loses its state store, not its log."""
+        node = self.node(choice)
+        node.crash()
+        node.state_lost = True
+        node.flushed = MachineState()
+
+    def flush(self, choice: int, _: int) -> None:
+        """What the machine holds is durable."""
+        self.node(choice).flush()
+
+    def compact(self, choice: int, where: int) -> None:
+        """A node cuts its log somewhere behind its machine."""
+        node = self.node(choice)
+        if not node.up or node.raft.fenced is not None or any(ready.snapshot for ready in node.writing):
+            return
+        begin, end = node.disk.begin.index, min(node.machine.index, node.raft.applied_index)
+        if end > begin:
+            node.compact(begin + 1 + where % (end - begin))
+
+    # -- verbs
+
+    def propose(self, choice: int, _: int) -> None:
+        """Clients write where they believe the leader to be."""
+        for node in self.network.running:
+            if node.raft.role is Role.LEADER or node is self.node(choice):
+                self.proposed += 1
+                self.refusable(node, lambda node=node: node.raft.propose(b"%d" % self.proposed))  # type: ignore[misc]
+
+    def read(self, choice: int, _: int) -> None:
+        """Clients read where they believe the leader to be."""
+        for node in self.network.running:
+            if node.raft.role is Role.LEADER or node is self.node(choice):
+                self.count += 1
+                self.network.oracle.asks(node, self.count)
+                self.refusable(node, lambda node=node: node.raft.read_index(self.count))  # type: ignore[misc]
+
+    def transfer(self, choice: int, to: int) -> None:
+        """An operator moves the leadership."""
+        leader = self.network.leader()
+        if leader is not None:
+            self.refusable(leader, lambda: leader.raft.transfer_leadership(self.node(to).name))
+
+    def step_down(self, choice: int, _: int) -> None:
+        """A leader is told to step down."""
+        node = self.node(choice)
+        if node.up:
+            self.refusable(node, node.raft.step_down)
+
+    def peer_lost(self, choice: int, other: int) -> None:
+        """A connection breaks."""
+        node = self.node(choice)
+        if node.up and node is not self.node(other):
+            self.refusable(node, lambda: node.raft.peer_lost(self.node(other).name))
+
+    def fence(self, choice: int, _: int) -> None:
+        """A replica's state is found to be wrong."""
+        node = self.node(choice)
+        if node.up and node.raft.fenced is None and all(other.raft.fenced is None for other in self.network.running):
+            self.refusable(node, lambda: node.raft.request_snapshot("state differs"))
+
+    def refusable(self, node: Node, action: Callable[[], object]) -> None:
+        """Do what the core may refuse."""
+        try:
+            action()
+        except (Refused, InvalidRequest):
+            pass
+        finally:
+            node.settle()
+
+    # -- the calm
+
+    def calm(self) -> None:
+        """With everything mended, the cluster must come to work again.
+
+        Raises:
+            Violation: it does not within `CALM_TICKS`.
+        """
+        network = self.network
+        network.heal()
+        for rank, node in enumerate(network.nodes.values()):
+            node.held.persist = node.held.apply = node.held.fetch = False
+            node.patience.fraction = rank / len(self.names)
+            if not node.up:
+                node.start()
+            node.settle()
+        network.stabilize()
+        proposed: EntryId | None = None
+        for _ in range(CALM_TICKS):
+            network.tick()
+            network.stabilize()
+            leader = network.leader()
+            if leader is None:
+                continue
+            if proposed is None or proposed.term != leader.raft.term:
+                self.refusable(leader, lambda: None)
+                try:
+                    proposed = leader.raft.propose(b"calm")
+                except Refused:
+                    continue
+                leader.settle()
+                network.stabilize()
+            if self.at_rest(proposed):
+                return
+        states = ", ".join(
+            f"{node.name} {node.raft.role} t{node.raft.term} committed {node.raft.committed} machine {node.machine.index}"
+            f" suspect {node.raft.suspect} fenced {node.raft.fenced}"
+            for node in network.running
+        )
+        raise Violation("progress", f"no progress in {CALM_TICKS} calm ticks: {states}")
+
+    def at_rest(self, proposed: EntryId) -> bool:
+        """Whether every machine holds the proposal, and they are equal."""
+        states = {node.machine for node in self.network.nodes.values()}
+        return len(states) == 1 and next(iter(states)).index >= proposed.index and self.network.oracle.commit_high >= proposed.index
+
+
+def disk_configuration(node: Node) -> Configuration:
+    """The newest configuration on a node's disk."""
+    stored = node.stored()
+    return stored.configurations[-1][1] if stored.configurations else stored.snapshot.configuration
+
+
+WEIGHTS: Sequence[tuple[Callable[[Storm, int, int], None], int]] = (
+    (Storm.deliver_oldest, 64),
+    (Storm.deliver_some, 30),
+    (Storm.deliver_twice, 8),
+    (Storm.drop, 8),
+    (Storm.drop_all, 4),
+    (Storm.partition, 6),
+    (Storm.block, 3),
+    (Storm.heal, 6),
+    (Storm.tick_one, 22),
+    (Storm.tick_all, 22),
+    (Storm.impatience, 3),
+    (Storm.hold, 5),
+    (Storm.release, 4),
+    (Storm.hold_apply, 2),
+    (Storm.persist, 12),
+    (Storm.crash, 5),
+    (Storm.restart, 6),
+    (Storm.rot, 2),
+    (Storm.wipe, 1),
+    (Storm.lose_state, 1),
+    (Storm.flush, 2),
+    (Storm.compact, 4),
+    (Storm.propose, 20),
+    (Storm.read, 8),
+    (Storm.transfer, 2),
+    (Storm.step_down, 1),
+    (Storm.peer_lost, 3),
+    (Storm.fence, 1),
+)
+ACTIONS: list[Callable[[Storm, int, int], None]] = [action for action, weight in WEIGHTS for _ in range(weight)][:256]
+ACTIONS += [Storm.deliver_oldest] * (256 - len(ACTIONS))
+
+
+def storm(nodes: int, *, factory: RaftFactory = Raft, new: bool = False, lease_reads: bool = False) -> Storm:
+    """A network of `nodes`, before its first step: new, or of nodes that have met."""
+    names = [f"n{rank + 1}" for rank in range(nodes)]
+    configuration = unformed(*names) if new else formed(*names, lease_reads=lease_reads)
+    return Storm(Network(configuration, config=STORM_CONFIG, factory=factory, tail_entries=3))
+
+
+def seeded(seed: int, steps: int, nodes: int, *, factory: RaftFactory = Raft) -> Storm:
+    """Run the schedule that `seed` stands for, storm and calm."""
+    source = random.Random(seed)
+    run = storm(nodes, factory=factory, new=seed % 4 == 0, lease_reads=False)
+    run.run(source.getrandbits(24) for _ in range(steps))
+    run.calm()
+    return run
+
+
+
