@@ -7,11 +7,11 @@ became of the first try.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from types import TracebackType
 
 from raftkv_cli.resp import Connection, ErrorReply, Unreachable
@@ -132,4 +132,4 @@ class Writers:
         before = [moment for moment in times if moment <= since][-1:]
         after = [moment for moment in times if moment > since]
         window = before + after
-        return max((later - earlier) * 1000 for earlier, later in itertools.pairwise(window))
+        return max((later - earlier) * 1000 for earlier, later in pairwise(window))
