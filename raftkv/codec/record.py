@@ -58,6 +58,7 @@ TRAILER_BYTES = _TRAILER.size
 _TRAILER_MAGIC = b"\xa7end"
 _ZERO_SECTOR = bytes(SECTOR_BYTES)
 _SPARSE = 1
+_COPY = 1
 
 _encoder = msgspec.msgpack.Encoder()
 _snapshot_decoder = msgspec.msgpack.Decoder(SnapshotMeta)
@@ -77,8 +78,8 @@ class RecordType(enum.IntEnum):
 class SegmentHeader(Struct, frozen=True):
     """The first bytes of a segment file.
 
-    `first_number` is the number that the segment's first group has, `checksum` the checksum of the group before it, and `last` the
-    last entry of the log before it.
+    `copy`: that group is a copy of one in an older segment, which ends before it. `first_number` is the number that the segment's
+    first group has, `checksum` the checksum of the group before it, and `last` the last entry of the log before it.
     """
 
     group: int
@@ -87,6 +88,7 @@ class SegmentHeader(Struct, frozen=True):
     first_number: int
     checksum: int
     last: EntryId
+    copy: bool = False
     version: int = FORMAT_VERSION
 
 
@@ -158,7 +160,7 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
     data = _SEGMENT.pack(
         SEGMENT_MAGIC,
         header.version,
-        0,
+        _COPY if header.copy else 0,
         header.group,
         header.id,
         header.capacity,
@@ -174,11 +176,11 @@ def decode_segment_header(data: bytes) -> SegmentHeader | None:
     """The header at the start of `data`, or None if it is not sound. The version is the reader's to check."""
     if len(data) < SEGMENT_HEADER_BYTES:
         return None
-    magic, version, _, group, id_, capacity, first_number, index, term, checksum = _SEGMENT.unpack_from(data)
+    magic, version, flags, group, id_, capacity, first_number, index, term, checksum = _SEGMENT.unpack_from(data)
     (crc,) = _CRC.unpack_from(data, _SEGMENT.size)
     if magic != SEGMENT_MAGIC or google_crc32c.value(data[: _SEGMENT.size]) != crc:
         return None
-    return SegmentHeader(group, id_, capacity, first_number, checksum, EntryId(index, term), version)
+    return SegmentHeader(group, id_, capacity, first_number, checksum, EntryId(index, term), bool(flags & _COPY), version)
 
 
 def entry_record(entry: Entry) -> Record:

@@ -378,8 +378,7 @@ class OsDisk:
             except OSError as error:
                 os.close(descriptor)
                 raise DirectoryInUse(
-                    f"{self.root} is in use by another process (it holds {path}): stop that one first, "
-                    "or give this one its own directory"
+                    f"{self.root} is in use by another process (it holds {path}): stop that one first, or give this one its own directory"
                 ) from error
             self._locks[path] = (descriptor, 1)
             return OsLock(self, path)

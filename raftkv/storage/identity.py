@@ -116,9 +116,7 @@ def create_identity(disk: Disk, identity: Identity) -> Identity:
     if identity_exists(disk):
         raise InvariantBroken("this directory has an identity; a node's identity never changes")
     if not (disk.exists("wal/manifest") and disk.exists("hard_state")):
-        raise InvariantBroken(
-            "the log must be created (Wal.open) before the identity: with an identity and no log a node would not start"
-        )
+        raise InvariantBroken("the log must be created (Wal.open) before the identity: with an identity and no log a node would not start")
     _write(disk, _encoder.encode(identity), IDENTITY_PATHS)
     return identity
 

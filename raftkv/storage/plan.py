@@ -58,9 +58,7 @@ def plan_group(index: LogIndex, commit: Index, writes: Sequence[LogWrite], max_e
             planner.append(write.entries)
         planner.commit = max(planner.commit, write.commit)
     hard_state = next((write.hard_state for write in reversed(writes) if write.hard_state is not None), None)
-    return Plan(
-        hard_state, planner.reset, planner.records, planner.configurations, planner.last, min(planner.commit, planner.last.index)
-    )
+    return Plan(hard_state, planner.reset, planner.records, planner.configurations, planner.last, min(planner.commit, planner.last.index))
 
 
 class _Planner:

@@ -154,8 +154,8 @@ def decide_segment(*, exists: bool, long_enough: bool, header: HeaderFound) -> S
 class UnlistedFacts(Struct, frozen=True):
     """A segment file that the manifest does not list.
 
-    `older` than the newest listed one; `blank`: nothing but zeroes after its header; `copy`: a sound header that says that the
-    segment begins with a group that the listed segments hold; `beyond`: it holds a group that they do not hold.
+    `older` than the newest listed one; `blank`: nothing but zeroes after its header; `copy`: a sound header says that the segment
+    was begun with a copy of a group in an older segment; `beyond`: it holds another group than that, or has no sound header.
     """
 
     older: bool
@@ -173,8 +173,8 @@ class UnlistedAction(enum.Enum):
 
 def decide_unlisted(facts: UnlistedFacts) -> UnlistedAction:
     """An older file was forgotten by a compaction that did not come to removing it. A newer one was created and not yet listed:
-    then it is blank, or it holds a copy of the last group (rule 4), because groups go only into listed segments. Anything else
-    shows that the manifest went back in time."""
+    then it is blank, or it holds a copy of the last group (rule 4), because groups go only into listed segments. (The group itself
+    may be gone: it was seen, and not durable.) Anything else shows that the manifest went back in time."""
     if facts.older or facts.blank:
         return UnlistedAction.REMOVE
     if facts.copy and not facts.beyond:
@@ -218,7 +218,7 @@ class TailFacts(Struct, frozen=True):
 class TailAction(enum.Enum):
     """What to do about the end of the open segment."""
 
-    APPEND = "all is sound: go on after it"
+    APPEND = "all is sound and sealed: write the seal again, go on after it"
     REWRITE = "all is sound and not sealed: write the last group again in a new segment, end this one before it"
     DROP = "what follows was never acknowledged: end this segment before it, go on in a new one"
     SUSPECT = "what follows may have been acknowledged: end this segment before it, go on in a new one, as suspect"

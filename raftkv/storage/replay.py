@@ -2,8 +2,11 @@
 
 What always holds:
 
-- Until everything has been read and judged, nothing is changed but this: an unfinished creation is begun again, and a damaged slot
-  of the hard state is made again from the sound one. A log that is refused is left as it was found.
+- Until everything has been read and judged nothing is changed, except that an unfinished creation is begun again. A log that is
+  refused is left as it was found.
+- What is seen is not trusted to be durable: after the death of the program, or a failed fsync, names and pages may be there that
+  the disk does not hold. Directories are synced; the hard state and the seal are written again, or the last group if it is not
+  sealed.
 - When `open_log` returns, everything in the log is durable, and no later crash can make the node forget that it is suspect.
 - Every segment is read and every checksum compared, so rot is found at the start and not when a peer needs the entry.
 
@@ -144,6 +147,8 @@ def open_log(disk: Disk, settings: WalSettings) -> OpenedLog:
         return _create(disk, settings)
     if action not in (DirectoryAction.OPEN, DirectoryAction.OPEN_NEW):
         _refuse_directory(disk, action)
+    disk.sync_directory("")
+    disk.sync_directory(LOG_DIRECTORY)
     files: dict[int, File] = {}
     try:
         return _Replay(disk, settings, files, created=action is DirectoryAction.OPEN_NEW).run()
@@ -286,9 +291,7 @@ class _Replay:
                 return Scan(file, header, entry.end or entry.capacity)
             if action is SegmentAction.OTHER_VERSION:
                 version = header.version if header else 0
-                raise StorageError(
-                    f"{path} has format version {version}: start the version of raftkv that wrote it, or a newer one"
-                )
+                raise StorageError(f"{path} has format version {version}: start the version of raftkv that wrote it, or a newer one")
         else:
             action, size = SegmentAction.MISSING, 0
         raise Corrupt(
@@ -369,8 +372,8 @@ class _Replay:
                 facts = UnlistedFacts(
                     older=id_ < newest,
                     blank=is_blank(file, DATA_OFFSET, size),
-                    copy=header is not None and header.first_number <= scan.number,
-                    beyond=holds_group(file, id_, DATA_OFFSET, size, scan.number + 1),
+                    copy=header is not None and header.copy,
+                    beyond=header is None or holds_group(file, id_, DATA_OFFSET, size, header.first_number + 1),
                 )
             finally:
                 file.close()
@@ -384,6 +387,11 @@ class _Replay:
     def _continue(self, scan: Scan, tail: Tail, action: TailAction, last_group: ScannedGroup | None) -> Position:
         """Make the tail one that new groups can follow."""
         if action is TailAction.APPEND:
+            if scan.position > DATA_OFFSET:
+                # The seal is seen and may not be durable; were the disk without it, the next group would follow zeroes.
+                file = self._files[self._manifest.segments[-1].id]
+                file.write_at(scan.position - GROUP_BYTES, file.read_at(scan.position - GROUP_BYTES, GROUP_BYTES))
+                file.sync()
             return Position(scan.position, scan.number, scan.checksum, self._committed(), True)
         if action is TailAction.REWRITE and last_group is not None:
             before = (last_group.offset, last_group.head.number - 1, last_group.head.previous, last_group.before)
@@ -402,14 +410,13 @@ class _Replay:
         records = [located.record for located in copy.records] if copy else []
         needed = DATA_OFFSET + (copy.end - copy.offset if copy else 0) + ALIGNMENT
         needed += -needed % DATA_OFFSET
-        header = SegmentHeader(
-            self._settings.group, old.id + 1, max(self._settings.segment_bytes, needed), number + 1, checksum, last
-        )
+        capacity = max(self._settings.segment_bytes, needed)
+        header = SegmentHeader(self._settings.group, old.id + 1, capacity, number + 1, checksum, last, copy is not None)
         try:
             file = create_segment(self._disk, LOG_DIRECTORY, header)
         except DiskFull:
             # A node with a full disk should start and serve reads: take what recovery needs and no more.
-            header = SegmentHeader(self._settings.group, old.id + 1, needed, number + 1, checksum, last)
+            header = SegmentHeader(self._settings.group, old.id + 1, needed, number + 1, checksum, last, copy is not None)
             file = create_segment(self._disk, LOG_DIRECTORY, header)
         self._files[header.id] = file
         position = Position(DATA_OFFSET, number, checksum, self._committed(), True)
@@ -423,9 +430,7 @@ class _Replay:
         kept = self._manifest.segments[:-1]
         if end > DATA_OFFSET:
             kept += (SegmentEntry(old.id, old.capacity, end, number, checksum),)
-        self._manifest = Manifest(
-            self._manifest.group, self._index.begin, (*kept, SegmentEntry(header.id, header.capacity)), suspect
-        )
+        self._manifest = Manifest(self._manifest.group, self._index.begin, (*kept, SegmentEntry(header.id, header.capacity)), suspect)
         store_manifest(self._disk, MANIFEST_PATH, self._manifest)
         if end == DATA_OFFSET:
             self._index.drop_segments([old.id])

@@ -95,7 +95,11 @@ def check_header(found: SegmentHeader | None, expected: SegmentHeader, *, first:
     if found.version != FORMAT_VERSION:
         return HeaderFound.OTHER_VERSION
     same_file = (found.id, found.group, found.capacity) == (expected.id, expected.group, expected.capacity)
-    return HeaderFound.SOUND if same_file and (first or found == expected) else HeaderFound.MISMATCH
+    return HeaderFound.SOUND if same_file and (first or _place(found) == _place(expected)) else HeaderFound.MISMATCH
+
+
+def _place(header: SegmentHeader) -> tuple[int, int, EntryId]:
+    return header.first_number, header.checksum, header.last
 
 
 def is_blank(file: File, offset: int, end: int) -> bool:
@@ -227,9 +231,7 @@ class Scan:
         sector_end = self.position + SECTOR_BYTES - self.position % SECTOR_BYTES
         missing = is_blank(self._file, self.position, min(sector_end, self._end))
         if is_blank(self._file, self.position, min(self.position + GROUP_BYTES, self._end)):
-            damage = (
-                None if beyond is Beyond.ZERO else Damage(self.position, "there are zeroes where a group begins", after=self.last)
-            )
+            damage = None if beyond is Beyond.ZERO else Damage(self.position, "there are zeroes where a group begins", after=self.last)
             return Tail(Next.ZERO, beyond, missing, damage)
         damage = Damage(self.position, "the record of a group does not match its checksum", after=self.last)
         return Tail(Next.ILLEGIBLE, beyond, missing, damage)

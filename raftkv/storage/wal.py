@@ -343,9 +343,7 @@ class Wal:
             return
         needed = DATA_OFFSET + size + ALIGNMENT
         capacity = max(self._settings.segment_bytes, needed + -needed % DATA_OFFSET)
-        header = SegmentHeader(
-            self._manifest.group, full.id + 1, capacity, position.number + 1, position.checksum, self._index.last
-        )
+        header = SegmentHeader(self._manifest.group, full.id + 1, capacity, position.number + 1, position.checksum, self._index.last)
         with self._reserving("beginning a new segment of the log"):
             file = create_segment(self._disk, LOG_DIRECTORY, header)
             kept = segments[:-1]
@@ -353,9 +351,7 @@ class Wal:
                 kept += (SegmentEntry(full.id, full.capacity, position.offset, position.number, position.checksum),)
             try:
                 self._store(
-                    Manifest(
-                        self._manifest.group, self._index.begin, (*kept, SegmentEntry(header.id, capacity)), self._manifest.suspect
-                    )
+                    Manifest(self._manifest.group, self._index.begin, (*kept, SegmentEntry(header.id, capacity)), self._manifest.suspect)
                 )
             except DiskFull:
                 discard_segment(self._disk, LOG_DIRECTORY, file)

@@ -211,9 +211,7 @@ class LogThread:
             taken = 0
             while self._queue:
                 order = self._queue[0]
-                if orders and (
-                    order.write is None or orders[0].write is None or taken + order.size > self._settings.max_group_bytes
-                ):
+                if orders and (order.write is None or orders[0].write is None or taken + order.size > self._settings.max_group_bytes):
                     break
                 orders.append(self._queue.popleft())
                 taken += order.size
