@@ -459,6 +459,8 @@ class Raft:
         if message.term == self._term:
             return True
         if message.term < self._term:
+            if isinstance(message, PreVoteResponse) and isinstance(self._role, PreCandidate):
+                return True  # a voter that slept through elections answers in its own term, and says for which it would vote
             self._answer_old_term(message)
             return False
         if isinstance(message, Vote):
