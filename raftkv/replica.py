@@ -14,7 +14,7 @@ What always holds: nothing that speaks of a write leaves before the write is dur
 the node's own durable log; an error of the machine underneath (disk, memory) stops the node and never becomes a reply. The one exception
 is a full disk: nothing is applied until there is space again, then the store is opened as it was at its last flush and the log replayed.
 
-What is not here: sockets, threads, clocks and files. They come as a `Shell`, a `LogPort` and a `StatePort`, so that the simulator runs
+What is not here: sockets, threads, clocks and files. They come as a `Shell`, a `LogPort` and a `StateDirectory`, so that the simulator runs
 this same class. Every method that can cause work leaves it for `pump`, which the shell calls soon after `Shell.wake`.
 """
 
@@ -40,8 +40,9 @@ from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.quorum import majority
 from raftkv.raft.ready import Fetch, Ready, Role, RoleChange
 from raftkv.raft.types import Entry, EntryId, EntryKind, Index, NodeId, SnapshotMeta, Term
+from raftkv.storage.checkpoint import Staging, StateDirectory
 from raftkv.storage.plan import LogWrite
-from raftkv.transfer import SnapshotReceiver, SnapshotSender, Staging, StatePort
+from raftkv.transfer import SnapshotReceiver, SnapshotSender
 
 _Result = TypeVar("_Result")
 
@@ -136,7 +137,7 @@ class Replica:
         *,
         raft: Raft,
         log: LogPort,
-        state: StatePort,
+        state: StateDirectory,
         machine: KvMachine,
         make_machine: Callable[[Store], KvMachine],
         shell: Shell,

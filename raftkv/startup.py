@@ -21,7 +21,10 @@ from __future__ import annotations
 
 import enum
 
-from raftkv.raft.types import Configuration, Index, Member, NodeId, SnapshotMeta, Stored, Term
+from raftkv.kv.machine import KvMachine, read_position
+from raftkv.kv.store import Rows
+from raftkv.raft.membership import decode_configuration
+from raftkv.raft.types import Configuration, Index, Member, SnapshotMeta, Stored, Term
 from raftkv.storage.identity import Identity
 from raftkv.storage.wal import LogWrite, RecoveredLog, Wal
 
@@ -57,19 +60,25 @@ def bootstrap_configuration(members: tuple[Member, ...]) -> Configuration:
     return Configuration(ordered, tuple(member.id for member in ordered))
 
 
-def stored_state(identity: Identity, wal: Wal, applied: Index, applied_term: Term, configuration: Configuration | None) -> Stored:
+def snapshot_meta_of(rows: Rows) -> SnapshotMeta:
+    """Where the state in `rows` stands, and the configuration in force there."""
+    position = read_position(rows)
+    configuration = Configuration() if position.configuration is None else decode_configuration(position.configuration)
+    return SnapshotMeta(position.index, position.term, configuration)
+
+
+def stored_state(identity: Identity, wal: Wal, machine: KvMachine) -> Stored:
     """The core's starting point; resets the log to the state where `reconcile` says so.
 
     Args:
         identity: who the node is.
         wal: the recovered log.
-        applied: the index that the state store holds, 0 for an empty one.
-        applied_term: its term.
-        configuration: the configuration that the state store holds, None for an empty one.
+        machine: the state machine on the recovered store.
 
     Raises:
         StorageError: the log could not be reset.
     """
+    applied, applied_term = machine.applied_index, machine.applied_term
     log = wal.recovered
     begin = log.snapshot
     if begin.index == 0 and not begin.configuration.members:
@@ -77,8 +86,9 @@ def stored_state(identity: Identity, wal: Wal, applied: Index, applied_term: Ter
     known = wal.term_at(applied) if begin.index <= applied <= log.last.index else None
     agreement = reconcile(begin.index, log.last.index, applied, applied_term, known)
     if agreement is Agreement.BEGIN_ANEW:
-        meta = SnapshotMeta(applied, applied_term, configuration or begin.configuration)
-        wal.write([LogWrite(0, None, meta, (), applied)])
+        position = machine.position
+        configuration = begin.configuration if position.configuration is None else decode_configuration(position.configuration)
+        wal.write([LogWrite(0, None, SnapshotMeta(applied, applied_term, configuration), (), applied)])
         log = wal.recovered_now()
         begin = log.snapshot
     return _stored(identity, log, begin, applied, agreement is Agreement.STATE_LOST)
@@ -100,7 +110,3 @@ def _stored(identity: Identity, log: RecoveredLog, begin: SnapshotMeta, applied:
         state_lost=state_lost,
     )
 
-
-def peer_ids(configuration: Configuration, node: NodeId) -> tuple[NodeId, ...]:
-    """Everybody in `configuration` but `node`, sorted."""
-    return tuple(member.id for member in configuration.members if member.id != node)

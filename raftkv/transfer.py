@@ -5,22 +5,22 @@ within a byte budget, so that a transfer does not starve the nodes' other work. 
 the staging area keeps what has arrived, and an offer of the same snapshot finds it. A checkpoint is made once and serves every peer
 that needs it at the same time; while it is being sent, the log behind it must stay (`floor`).
 
-Nothing here touches a disk or a socket: files are behind `StatePort` and run in the background, frames leave through `send`.
+Nothing here touches a disk or a socket: files are behind `StateDirectory`, whose methods run in the background; frames leave through `send`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import structlog
 
-from raftkv.codec.peer import FileInfo, SnapshotChunk, SnapshotDone, SnapshotOffer, SnapshotWant
+from raftkv.codec.peer import SnapshotChunk, SnapshotDone, SnapshotOffer, SnapshotWant
 from raftkv.errors import DiskFull
-from raftkv.kv.store import Store
 from raftkv.raft.messages import InstallSnapshot
-from raftkv.raft.types import Index, NodeId, SnapshotMeta
+from raftkv.raft.types import Index, NodeId
+from raftkv.storage.checkpoint import Staging, StateCheckpoint, StateDirectory
 
 CHUNK_BYTES = 256 << 10
 """The size of one chunk; the last of a file may be shorter."""
@@ -38,77 +38,12 @@ _Result = TypeVar("_Result")
 Background = Callable[[Callable[[], _Result], Callable[[_Result | BaseException], None]], None]
 
 
-class Checkpoint(Protocol):
-    """A frozen copy of a state store, on disk."""
-
-    @property
-    def name(self) -> str:
-        """Unique among the checkpoints of all nodes."""
-
-    @property
-    def meta(self) -> SnapshotMeta:
-        """Where in the log it stands, read from inside it."""
-
-    @property
-    def files(self) -> Sequence[FileInfo]:
-        """Its files, with sizes and checksums."""
-
-    def read(self, file: int, offset: int, size: int) -> bytes:
-        """`size` bytes of file number `file`. Blocks."""
-
-    def discard(self) -> None:
-        """Remove it from disk. Blocks."""
-
-
-class Staging(Protocol):
-    """A snapshot that is arriving, on disk beside the live state."""
-
-    def missing(self) -> Sequence[tuple[int, int, int]]:
-        """What has not arrived, as (file number, offset, size)."""
-
-    def write(self, file: int, offset: int, data: bytes) -> None:
-        """Keep a chunk. Blocks."""
-
-    def finish(self) -> None:
-        """Verify every file against its checksum and make all of it durable. Blocks.
-
-        Raises:
-            Corrupt: a file differs from what was offered; it will be fetched again by the next transfer.
-        """
-
-    def discard(self) -> None:
-        """Remove it from disk. Blocks."""
-
-
-class StatePort(Protocol):
-    """The state directory: the live store, checkpoints of it, and snapshots that arrive."""
-
-    @property
-    def store(self) -> Store:
-        """The live store."""
-
-    def checkpoint(self) -> Checkpoint:
-        """A durable checkpoint of the live store. Blocks."""
-
-    def stage(self, name: str, meta: SnapshotMeta, files: Sequence[FileInfo]) -> Staging:
-        """The staging area for a snapshot, with what an earlier transfer of the same name left. Blocks."""
-
-    def install(self, staging: Staging) -> Store:
-        """Put a finished staging area in the place of the live store, atomically, and open it. Blocks."""
-
-    def reopen(self) -> Store:
-        """Close the live store, which has failed for want of space, and open it again as it was at its last flush. Blocks."""
-
-    def free_bytes(self) -> int:
-        """The space that is left on the disk."""
-
-
 class _Outgoing:
     """One peer's transfer, at the sender."""
 
     def __init__(self, message: InstallSnapshot) -> None:
         self.message = message
-        self.checkpoint: Checkpoint | None = None
+        self.checkpoint: StateCheckpoint | None = None
         self.wants: deque[SnapshotWant] = deque()
         self.quiet_ms = 0
 
@@ -126,7 +61,7 @@ class SnapshotSender:
 
     def __init__(
         self,
-        state: StatePort,
+        state: StateDirectory,
         background: Background,  # type: ignore[type-arg]
         send: Callable[[NodeId, object], bool],
         finished: Callable[[NodeId, bool], None],
@@ -139,7 +74,7 @@ class SnapshotSender:
         self._bytes_per_second = bytes_per_second
         self._budget = bytes_per_second // 10
         self._outgoing: dict[NodeId, _Outgoing] = {}
-        self._checkpoint: Checkpoint | None = None
+        self._checkpoint: StateCheckpoint | None = None
         self._making = False
         self._events = structlog.get_logger("raftkv")
 
@@ -200,7 +135,7 @@ class SnapshotSender:
             else:
                 self._serve(peer, transfer)
 
-    def _made(self, result: Checkpoint | BaseException) -> None:
+    def _made(self, result: StateCheckpoint | BaseException) -> None:
         self._making = False
         if isinstance(result, DiskFull):
             self._events.warning("checkpoint_failed", reason=str(result))
@@ -216,7 +151,7 @@ class SnapshotSender:
                 self._offer(transfer, result)
         self._release()
 
-    def _offer(self, transfer: _Outgoing, checkpoint: Checkpoint) -> None:
+    def _offer(self, transfer: _Outgoing, checkpoint: StateCheckpoint) -> None:
         transfer.checkpoint = checkpoint
         asked = transfer.message
         message = InstallSnapshot(asked.sender, asked.to, asked.term, asked.incarnation, checkpoint.meta)
@@ -232,7 +167,7 @@ class SnapshotSender:
             self._budget -= want.size
             self._background(_chunk_reader(checkpoint, want), self._chunk_sender(peer, checkpoint, want))
 
-    def _chunk_sender(self, peer: NodeId, checkpoint: Checkpoint, want: SnapshotWant) -> Callable[[bytes | BaseException], None]:
+    def _chunk_sender(self, peer: NodeId, checkpoint: StateCheckpoint, want: SnapshotWant) -> Callable[[bytes | BaseException], None]:
         def send(data: bytes | BaseException) -> None:
             transfer = self._outgoing.get(peer)
             if transfer is None or transfer.checkpoint is not checkpoint:
@@ -254,7 +189,7 @@ class SnapshotSender:
             self._background(old.discard, _raise_error)
 
 
-def _chunk_reader(checkpoint: Checkpoint, want: SnapshotWant) -> Callable[[], bytes]:
+def _chunk_reader(checkpoint: StateCheckpoint, want: SnapshotWant) -> Callable[[], bytes]:
     return lambda: checkpoint.read(want.file, want.offset, want.size)
 
 
@@ -289,7 +224,7 @@ class SnapshotReceiver:
 
     def __init__(
         self,
-        state: StatePort,
+        state: StateDirectory,
         background: Background,  # type: ignore[type-arg]
         send: Callable[[NodeId, object], bool],
         received: Callable[[InstallSnapshot, Staging], None],

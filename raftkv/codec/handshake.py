@@ -134,7 +134,7 @@ class Handshake:
             return self.refuse("something was sent before the handshake was complete")
         try:
             step = _decoder.decode(payload.data)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return self.refuse(f"not a handshake of this protocol: {error}")
         if isinstance(step, Refuse):
             self.refusal = f"refused by the other side: {step.reason}"

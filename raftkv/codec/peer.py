@@ -139,6 +139,12 @@ class SnapshotDone(Struct, frozen=True, array_like=True, tag=42):
     reason: Reason = ""
 
 
+class Transfer(Struct, frozen=True, array_like=True, tag=43):
+    """Somebody asks that you hand the leadership to `to`; empty for whoever is most up to date."""
+
+    to: Annotated[str, Meta(max_length=255)]
+
+
 ShellValue = (
     ForwardWrites
     | WritesRefused
@@ -151,6 +157,7 @@ ShellValue = (
     | SnapshotWant
     | SnapshotChunk
     | SnapshotDone
+    | Transfer
 )
 
 Value = Message | ShellValue
@@ -180,5 +187,5 @@ def decode_value(data: bytes) -> Value:
     """
     try:
         return _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"a payload of {len(data)} bytes is not a value of the peer protocol: {error}") from error

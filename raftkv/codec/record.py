@@ -306,6 +306,8 @@ def decode_group(segment: int, offset: int, head: GroupHead, data: bytes) -> tup
         located.append(Located(where, Record(header.type, header.kind, header.index, header.term, payload)))
         position = begin + _padded(header.length)
         last = entry
+    if not 0 <= end - position < ALIGNMENT:
+        return located, 0, Damage(offset + position, "the records do not fill the group", after=last)
     checksum = google_crc32c.value(data[:end])
     if (_TRAILER_MAGIC, checksum) != _TRAILER.unpack_from(data, end):
         return located, 0, Damage(offset + end, "the group does not match its checksum", after=last)

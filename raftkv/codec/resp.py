@@ -8,8 +8,8 @@ replies into RESP2 or RESP3. What always holds:
 - The work is linear in the bytes fed, also when a large value arrives in small pieces.
 - No reply, whatever it holds, can end a line early: a status or an error never contains CR or LF on the wire.
 
-Texts of protocol errors are Redis's own. On one point this parser is stricter than Redis: the two bytes after a bulk string must be
-CR LF; a client that miscounts is told at once, rather than having its data read as commands.
+Texts of protocol errors are Redis's own. This parser is stricter than Redis in two points: the two bytes after a bulk string must be
+CR LF (a client that miscounts is told at once, rather than having its data read as commands), and so must the end of a length.
 
 There are no sockets here, and nothing is known of commands.
 """
@@ -32,6 +32,9 @@ _FEW = 10
 # The lines that begin an argument of each short length, and a request of few arguments. Looking a line up proves it well-formed.
 _BULK_LINES = [b"$%d" % length for length in range(_SHORT)]
 _COUNT_LINES = {b"*%d" % count: count for count in range(1, _FEW + 1)}
+
+# What a browser that was tricked into sending a request here begins a line with; Redis closes such connections too.
+_HTTP = (b"post", b"host:")
 
 _INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,17}")
 
@@ -164,6 +167,8 @@ class RequestParser:
                 else:
                     arguments = split_inline(data[position:line_end])
                     if arguments:
+                        if arguments[0].lower() in _HTTP:
+                            raise _Bad("HTTP is not spoken here")
                         requests.append(arguments)
                 position = line_end + 1
                 continue
@@ -214,8 +219,8 @@ class RequestParser:
     def _begin_argument(self, line: bytes) -> None:
         """An argument of the length that `line` (without its line feed) says begins."""
         if not line.startswith(b"$"):
-            got = chr(line[0]) if line and 0x20 <= line[0] < 0x7F else "?"
-            raise _Bad(f"expected '$', got '{got}'")
+            got = line[:1].strip(b"\r") or b" "
+            raise _Bad(f"expected '$', got '{got.decode('utf-8', 'surrogateescape')}'")
         length = _integer(line[1:-1]) if line.endswith(b"\r") else None
         if length is None or length < 0 or (length > self.limits.max_bulk_bytes and self.limits.authenticated):
             raise _Bad("invalid bulk length")

@@ -34,6 +34,8 @@ SPECS: Final = (
     _spec("hello", -1, "Handshake with Redis", "noscript loading stale fast no_auth allow_busy"),
     _spec("info", -1, "Get information and statistics about the node", "loading stale", "server", _NONDETERMINISTIC),
     _spec("ping", -1, "Ping the node", "fast"),
+    _spec("raftkv.status", 1, "Describe the cluster as this node sees it, in JSON", "loading stale", "server", _NONDETERMINISTIC),
+    _spec("raftkv.transfer", -1, "Hand the leadership to another node", "admin noscript", "server"),
     _spec("quit", -1, "Close the connection", "noscript loading stale fast no_auth allow_busy"),
     _spec("readonly", 1, "Let this connection read the local, possibly stale state", "loading stale fast", "cluster"),
     _spec("readwrite", 1, "Let this connection read the newest state again", "loading stale fast", "cluster"),

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from raftkv.errors import InvalidRequest, Refused
 from raftkv.kv.command import ConnectionCommand
 from raftkv.kv.replies import OK, Reply, Simple, fail
 from raftkv.raft.ready import Role
 from raftkv.router.catalogue import describe_commands
 from raftkv.router.connection import Connection
 from raftkv.router.info import REDIS_VERSION, Counts, info_text, role_reply
-from raftkv.router.ports import NodeFacts, ReplicaPort
+from raftkv.router.ports import NodeFacts, OperationsPort, ReplicaPort
 
 _INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 _NAME = re.compile(rb"[!-~]*")
@@ -39,9 +40,17 @@ class Desk:
         replica: tells role and leader.
         facts: tells what the server knows.
         counts: tells what the router counts.
+        operations: does what an operator asks.
     """
 
-    def __init__(self, replica: ReplicaPort, facts: Callable[[], NodeFacts], counts: Callable[[], Counts]) -> None:
+    def __init__(
+        self,
+        replica: ReplicaPort,
+        facts: Callable[[], NodeFacts],
+        counts: Callable[[], Counts],
+        operations: OperationsPort,
+    ) -> None:
+        self._operations = operations
         self._replica = replica
         self._facts = facts
         self._counts = counts
@@ -53,6 +62,8 @@ class Desk:
             "info": self._info,
             "ping": self._ping,
             "quit": self._quit,
+            "raftkv.status": lambda connection, args: self._operations.status(),
+            "raftkv.transfer": self._transfer,
             "readonly": self._readonly,
             "readwrite": self._readwrite,
             "role": self._role,
@@ -104,6 +115,17 @@ class Desk:
 
     def _role(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         return role_reply(self._replica, self._facts())
+
+    def _transfer(self, connection: Connection, args: Sequence[bytes]) -> Reply:
+        if len(args) > 1:
+            return wrong_arity("raftkv.transfer")
+        try:
+            self._operations.transfer(args[0].decode("utf-8", "replace") if args else None)
+        except InvalidRequest as error:
+            fail(str(error))
+        except Refused as error:
+            fail(str(error), code="CLUSTERDOWN")
+        return OK
 
     # HELLO [protocol [AUTH name password] [SETNAME name]]
 

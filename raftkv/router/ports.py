@@ -11,7 +11,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from raftkv.errors import InvalidSettings
+from raftkv.errors import InvalidRequest, InvalidSettings
 from raftkv.kv.command import Command
 from raftkv.kv.replies import Reply
 from raftkv.raft.ready import Role
@@ -104,6 +104,31 @@ class ClockPort(Protocol):
 
     def stamp(self, mono_ms: int, majority: int) -> int:
         """The stamp for a batch made now."""
+
+
+class OperationsPort(Protocol):
+    """What an operator may ask of a node."""
+
+    def status(self) -> bytes:
+        """The cluster as this node sees it, in JSON."""
+
+    def transfer(self, to: NodeId | None) -> None:
+        """Have the leader hand over to `to`, or to whoever is most up to date. Returns when the leader has been asked.
+
+        Raises:
+            Refused: there is no leader, or it is busy.
+            InvalidRequest: `to` cannot lead.
+        """
+
+
+class NoOperations:
+    """For routers that nobody operates."""
+
+    def status(self) -> bytes:
+        return b"{}"
+
+    def transfer(self, to: NodeId | None) -> None:
+        raise InvalidRequest("leadership cannot be handed over here")
 
 
 class PeerFacts(Struct, frozen=True, kw_only=True):

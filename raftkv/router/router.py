@@ -34,7 +34,7 @@ from raftkv.raft.types import Index, NodeId
 from raftkv.router.connection import Chunk, Connection
 from raftkv.router.desk import Desk
 from raftkv.router.info import Counts
-from raftkv.router.ports import ClockPort, NodeFacts, ReplicaPort, RouterSettings
+from raftkv.router.ports import ClockPort, NodeFacts, NoOperations, OperationsPort, ReplicaPort, RouterSettings
 from raftkv.router.proposals import Outcome, Proposals
 from raftkv.router.reads import OwnReads, Reads
 from raftkv.router.writes import OwnWrites
@@ -63,6 +63,7 @@ class Router:
         new_session: draws another session.
         facts: what INFO and ROLE tell about the node.
         wake: asks for a `flush` soon.
+        operations: does what an operator asks, where there is one.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Router:
         new_session: Callable[[], bytes],
         facts: Callable[[], NodeFacts] = NodeFacts,
         wake: Callable[[], None] = lambda: None,
+        operations: OperationsPort | None = None,
     ) -> None:
         self._replica = replica
         self._settings = settings
@@ -92,7 +94,7 @@ class Router:
         self._writes = OwnWrites(settings, session, new_session)
         self._proposals = Proposals(replica, settings, clock, self._writes)
         self._reads = Reads(replica, settings, send, wake, int.from_bytes(session[:6]) << 15)
-        self._desk = Desk(replica, facts, self.counts)
+        self._desk = Desk(replica, facts, self.counts, operations or NoOperations())
         self.commands_processed = 0
         self.refused_frames = 0
         """Frames of other nodes that made no sense."""

@@ -59,7 +59,7 @@ class ModelView:
 
     def _check(self) -> None:
         if self._closed:
-            raise StorageError("a view was read after it was closed")
+            raise StorageError("the rows were used after they were closed")
 
 
 class ModelStore(ModelView):

@@ -237,6 +237,22 @@ class StateDirectory:
             return store
         return store
 
+    def reopen(self) -> Store:
+        """Close the live store, which has failed, and open it again as it was at its last flush. Blocks.
+
+        Raises:
+            DiskFull: there is still no space.
+            StorageError: it cannot be opened.
+        """
+        with self._lock:
+            self._store.close()
+            self._store = self._open(self._current.generation)
+            return self._store
+
+    def free_bytes(self) -> int:
+        """The space that is left on the disk."""
+        return self._disk.free_space()
+
     def close(self) -> None:
         """Release the live store. Idempotent."""
         self._store.close()

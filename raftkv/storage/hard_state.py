@@ -8,7 +8,8 @@ slot, the other holds every state that was ever revealed:
 - rot in one slot at any later time leaves the same state in the other. (Were the slots written in turn, one for each change, a
   rotten newest slot would be indistinguishable from a torn one, and the vote in it would be forgotten: two leaders of one term.)
 
-When the file is opened, a slot that is not as the newest is made so before anything else happens.
+When the file is opened, the newest state is written to both slots again before anything else happens: what is seen then may be a
+page that a failed fsync never brought to the disk.
 
 The file has its full length from the beginning, so that a change needs no space.
 """
@@ -131,32 +132,22 @@ def open_hard_state(disk: Disk) -> HardStateFile:
             for number, slot in enumerate((first, second))
         )
         raise Corrupt(f"{HARD_STATE_PATH}: the node's term and vote cannot be known ({reasons}). {WAY_BACK}")
-    opened = HardStateFile(file, newest)
-    if action is SlotsAction.REPAIR:
-        # The state gets a new number: the two slots never hold different states under the same one. The sound slot is written last,
-        # so that one slot is sound at every moment.
-        slot = HardStateSlot(newest.sequence + 1, newest.state)
-        order = (1, 0) if first == newest else (0, 1)
-        if file.size() < FILE_BYTES:
-            file.preallocate(FILE_BYTES)
-        for number in order:
-            file.write_at(number * SLOT_BYTES, encode_slot(slot))
-            file.sync()
-        opened = HardStateFile(file, slot)
-    return opened
+    # The state gets a new number: the two slots never hold different states under the same one. A sound slot is written last, so
+    # that one slot is sound at every moment.
+    slot = HardStateSlot(newest.sequence + 1, newest.state)
+    if file.size() < FILE_BYTES:
+        file.preallocate(FILE_BYTES)
+    for number in (1, 0) if first == newest else (0, 1):
+        file.write_at(number * SLOT_BYTES, encode_slot(slot))
+        file.sync()
+    return HardStateFile(file, slot)
 
 
 def _choose(first: HardStateSlot | str, second: HardStateSlot | str) -> tuple[HardStateSlot | None, SlotsAction]:
     sound = [slot for slot in (first, second) if isinstance(slot, HardStateSlot)]
     newest = max(sound, key=lambda slot: slot.sequence, default=None)
-    both = len(sound) == 2
-    action = decide_slots(
-        isinstance(first, HardStateSlot),
-        isinstance(second, HardStateSlot),
-        same_sequence=both and sound[0].sequence == sound[-1].sequence,
-        same_state=both and sound[0].state == sound[-1].state,
-    )
-    return newest, action
+    contradict = len(sound) == 2 and sound[0].sequence == sound[1].sequence and sound[0].state != sound[1].state
+    return newest, decide_slots(isinstance(first, HardStateSlot), isinstance(second, HardStateSlot), contradict=contradict)
 
 
 def _read_slot(file: File, number: int) -> HardStateSlot | str:

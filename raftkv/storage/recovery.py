@@ -68,18 +68,18 @@ def decide_copies(first: Copy, second: Copy, *, differ: bool) -> CopiesAction:
 class SlotsAction(enum.Enum):
     """What to do about the two slots of the hard state."""
 
-    USE = "both hold the newest state"
-    REPAIR = "use the sound slot with the larger sequence number and make the other equal"
+    REWRITE = "take the sound slot with the larger sequence number, and write it to both under a new number"
     CORRUPT = "stop"
 
 
-def decide_slots(first_sound: bool, second_sound: bool, *, same_sequence: bool, same_state: bool) -> SlotsAction:
-    """Two slots that are written one after the other. The last two facts are looked at only when both are sound."""
+def decide_slots(first_sound: bool, second_sound: bool, *, contradict: bool) -> SlotsAction:
+    """Two slots that are written one after the other. `contradict`: both are sound, with one sequence number and two states.
+
+    Also two equal slots are written again, because rule 4 is true of them too.
+    """
     if not first_sound and not second_sound:
         return SlotsAction.CORRUPT
-    if not (first_sound and second_sound) or not same_sequence:
-        return SlotsAction.REPAIR
-    return SlotsAction.USE if same_state else SlotsAction.CORRUPT
+    return SlotsAction.CORRUPT if contradict else SlotsAction.REWRITE
 
 
 class DirectoryAction(enum.Enum):

@@ -1,0 +1,481 @@
+"""One node as a process: opens the data directory, joins the parts, drives them from one event loop, and ends in order.
+
+The loop calls `Node._work` once for all the input of an iteration: the replica executes what the core has ready, the router hands over
+what it collected. Everything that could block runs in the log's thread or in a small pool. An error in any of it that is not an answer
+to somebody stops the node: a node that cannot trust its disk or its own state is worth less than none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import random
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import structlog
+
+from raftkv.codec.handshake import Hello
+from raftkv.codec.peer import (
+    ForwardReads,
+    ForwardWrites,
+    Health,
+    ReadAnswers,
+    ReadsRefused,
+    Transfer,
+    Value,
+    WritesRefused,
+)
+from raftkv.errors import InvalidRequest, InvalidSettings, InvariantBroken, RaftkvError, Refused, StorageError, Unavailable
+from raftkv.kv.clock import LogClock
+from raftkv.kv.machine import KvMachine
+from raftkv.raft import Raft, Role
+from raftkv.raft.config import Config
+from raftkv.raft.types import Member, NodeId
+from raftkv.replica import Replica, ReplicaSettings
+from raftkv.router.ports import RouterSettings
+from raftkv.router.router import Router
+from raftkv.server.admin import AdminPages, AdminServer, Check
+from raftkv.server.clients import ClientServer
+from raftkv.server.logging import configure_logging
+from raftkv.server.peers import Facts, PeerNetwork
+from raftkv.server.settings import Address, NodeSettings
+from raftkv.server.status import Reporter
+from raftkv.startup import snapshot_meta_of, stored_state
+from raftkv.storage.checkpoint import StateDirectory
+from raftkv.storage.disk import OsDisk
+from raftkv.storage.identity import Identity, cluster_id, create_identity, draw_incarnation, load_identity
+from raftkv.storage.store import RocksEngine
+from raftkv.storage.wal import Wal, WalSettings
+from raftkv.storage.writer import LogThread
+
+_Result = TypeVar("_Result")
+
+DRAIN_SECONDS = 5.0
+"""How long a polite stop waits for what is in flight and for the leadership to be taken over."""
+
+WORKERS = 4
+RESERVE_BYTES = 48 << 20
+"""Free space below which a leader refuses writes: enough for the next segment of the log and what the state has in memory."""
+
+SEGMENT_BYTES = 32 << 20
+_FOR_ROUTER = (ForwardWrites, WritesRefused, ForwardReads, ReadAnswers, ReadsRefused)
+
+
+def monotonic_ms() -> int:
+    """Milliseconds that also count while the machine sleeps, where the system can tell: a lease must not outlive a suspended lid."""
+    if sys.platform == "linux":
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+    return time.monotonic_ns() // 1_000_000
+
+
+def wall_ms() -> int:
+    """Milliseconds since the epoch, by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def run(settings: NodeSettings) -> int:
+    """Run a node until it is told to stop.
+
+    Returns:
+        The exit code: 0 after SIGTERM or SIGINT, 1 when the node could not start or had to stop.
+    """
+    configure_logging(settings)
+    events = structlog.get_logger("raftkv").bind(node=settings.name)
+    try:
+        if sys.platform == "win32":
+            return asyncio.run(Node(settings).serve())
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(Node(settings).serve())
+    except (RaftkvError, OSError) as error:
+        events.error("node_cannot_run", kind=type(error).__name__, reason=str(error))
+        return 1
+
+
+class Node:
+    """One running node."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self._settings = settings
+        self._events: structlog.typing.FilteringBoundLogger = structlog.get_logger("raftkv").bind(node=settings.name)
+        self._failure: BaseException | None = None
+        self._stopping = False
+        self._work_due = False
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="raftkv-work")
+
+    # The beginning.
+
+    async def serve(self) -> int:
+        """Open, run, stop. The exit code."""
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._loop.set_exception_handler(self._unhandled)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError):
+                self._loop.add_signal_handler(name, self._stop.set)
+        self._open()
+        try:
+            await self._listen()
+            ticking = self._loop.create_task(self._tick())
+            await self._stop.wait()
+            self._events.info("node_stopping", reason="failure" if self._failure else "signal")
+            if self._failure is None:
+                await self._drain()
+            ticking.cancel()
+        finally:
+            await self._close()
+        if self._failure is not None:
+            return 1
+        self._events.info("node_stopped")
+        return 0
+
+    def _open(self) -> None:
+        settings = self._settings
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        disk = OsDisk(settings.data_dir)
+        self._wal = Wal.open(disk, WalSettings(segment_bytes=SEGMENT_BYTES))
+        identity = load_identity(disk)
+        if identity is None:
+            identity = create_identity(disk, self._new_identity())
+            self._events.info("node_created", cluster=identity.cluster_name, incarnation=identity.incarnation)
+        elif identity.node != settings.name:
+            raise InvalidSettings(f"{settings.data_dir} belongs to node {identity.node}; --name says {settings.name}")
+        self._identity = identity
+        state = self._state = StateDirectory(disk, RocksEngine(settings.data_dir), snapshot_meta_of)
+        machine = KvMachine(state.store)
+        stored = stored_state(identity, self._wal, machine)
+        if stored.state_lost:
+            self._events.warning("state_lost", log_begin=stored.snapshot.index, applied=machine.applied_index)
+        if stored.suspect is not None:
+            self._events.warning("suspect", up_to=stored.suspect, last=stored.last.index)
+        tuning = settings.tuning
+        config = Config(election_ticks=tuning.election_ticks, heartbeat_ticks=tuning.heartbeat_ticks, max_page_bytes=1 << 20)
+        raft = Raft(config, stored, random.Random(secrets.randbits(64)))
+        self._reporter = Reporter(settings, identity, self._wal)
+        self._log = LogThread(self._wal, self._log_persisted, self._log_failed, self._log_full)
+        self._replica = Replica(
+            raft=raft,
+            log=_Log(self._wal, self._log),
+            state=state,
+            machine=machine,
+            make_machine=KvMachine,
+            shell=self,
+            settings=ReplicaSettings(
+                heartbeat_ticks=tuning.heartbeat_ticks,
+                tick_ms=tuning.tick_ms,
+                compact_bytes=tuning.compact_bytes,
+                compact_entries=tuning.compact_entries,
+                snapshot_bytes_per_second=tuning.snapshot_bytes_per_second,
+                reserve_bytes=RESERVE_BYTES,
+            ),
+            health=self._reporter.health,
+            heard=self._heard,
+        )
+        self._join(machine)
+        self._events.info(
+            "node_opened", applied=machine.applied_index, last=stored.last.index, term=raft.term, members=list(raft.view.nodes)
+        )
+
+    def _new_identity(self) -> Identity:
+        settings = self._settings
+        if settings.cluster is None:
+            raise InvalidSettings(f"{settings.data_dir} is empty; say --cluster NAME=HOST:PORT,… to name the initial members")
+        members = tuple(Member(name, 0, str(address)) for name, address in sorted(settings.cluster.items()))
+        return Identity(
+            cluster_id(settings.cluster_name, members), settings.cluster_name, settings.name, draw_incarnation(), 0, members
+        )
+
+    def _join(self, machine: KvMachine) -> None:
+        settings, identity, limits = self._settings, self._identity, self._settings.limits
+        self._clock = LogClock(identity.node)
+        self._clients = ClientServer(limits, monotonic_ms, self.wake)
+        self._network = PeerNetwork(
+            Facts(
+                cluster_id=identity.cluster_id,
+                node=identity.node,
+                incarnation=identity.incarnation,
+                boot=time.time_ns(),
+                client_address=str(settings.client_address),
+                peer_address=str(settings.peer_address),
+            ),
+            settings.secret or b"",
+            self._received,
+            self._peer_connected,
+            self._peer_disconnected,
+        )
+        self._router = Router(
+            self._replica,
+            RouterSettings(
+                timeout_ms=limits.request_timeout_ms,
+                max_commands=limits.max_commands_in_flight,
+                max_bytes=limits.max_bytes_in_flight,
+                max_entry_bytes=limits.max_entry_bytes,
+            ),
+            secrets.token_bytes(16),
+            self.send,
+            self._clients.reply,
+            self._clock,
+            lambda: secrets.token_bytes(16),
+            self._reporter.facts,
+            self.wake,
+            _Operations(self),
+        )
+        self._replica.attach(self._router)
+        self._clients.sink = self._router
+        self._reporter.attach(self._replica, self._network, self._clients, self._log)
+
+    async def _listen(self) -> None:
+        settings = self._settings
+        self._admin = AdminServer(
+            AdminPages(
+                live=lambda: Check(self._failure is None, "ok" if self._failure is None else str(self._failure)),
+                ready=self._ready,
+                metrics=lambda: self._reporter.metrics(self._router.counts()),
+                status=self._reporter.status,
+            )
+        )
+        await self._network.listen(settings.peer)
+        members = self._replica.raft.configuration.members
+        self._network.set_peers(
+            {member.id: Address.parse(member.peer_address, what=f"the address of {member.id}") for member in members}
+        )
+        await self._clients.listen(settings.client)
+        if settings.admin is not None:
+            await self._admin.listen(settings.admin)
+        self._events.info("node_listening", client=str(settings.client), peer=str(settings.peer))
+        gc.freeze()
+        self.wake()
+
+    # Running.
+
+    async def _tick(self) -> None:
+        """Give the core as many ticks as time has passed, also after a pause: a leader that slept must know it."""
+        tuning = self._settings.tuning
+        last = monotonic_ms()
+        most = 2 * tuning.election_ticks
+        while True:
+            await asyncio.sleep(tuning.tick_ms / 1000)
+            now = monotonic_ms()
+            due = (now - last) // tuning.tick_ms
+            last += due * tuning.tick_ms
+            self._guarded(self._pass_time, min(due, most), now)
+
+    def _pass_time(self, ticks: int, now_ms: int) -> None:
+        self._clock.observe(self._identity.node, wall_ms(), now_ms)
+        for _ in range(ticks):
+            self._replica.tick()
+        self._router.tick(now_ms)
+        self.wake()
+
+    def _work(self) -> None:
+        self._work_due = False
+        self._guarded(self._advance)
+
+    def _advance(self) -> None:
+        now_ms = monotonic_ms()
+        self._replica.pump(now_ms)
+        self._router.flush(now_ms)
+        if self._replica.raft.has_ready():
+            self._replica.pump(now_ms)
+            self._router.flush(now_ms)
+
+    def _guarded(self, act: Callable[..., None], *arguments: object) -> None:
+        """Run `act`; whatever it raises stops the node."""
+        if self._failure is not None:
+            return
+        try:
+            act(*arguments)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+            raft = self._replica.raft
+            self._events.critical(
+                "node_failed",
+                kind=type(error).__name__,
+                reason=str(error),
+                role=str(raft.role),
+                term=raft.term,
+                last=raft.last_index,
+                committed=raft.committed,
+                applied=self._replica.applied_index,
+                exc_info=error if isinstance(error, InvariantBroken) or not isinstance(error, RaftkvError) else None,
+            )
+            self._stop.set()
+
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        self._fail(error if isinstance(error, BaseException) else RuntimeError(str(context.get("message"))))
+
+    # What the replica asks of its surroundings.
+
+    def wake(self) -> None:
+        """Let `_work` run at the end of this iteration of the loop."""
+        if not self._work_due:
+            self._work_due = True
+            self._loop.call_soon(self._work)
+
+    def send(self, node: NodeId, value: object) -> bool:
+        """Send a value to another node."""
+        return self._network.send(node, value)  # type: ignore[arg-type]  # the replica sends nothing that the codec does not know
+
+    def background(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
+        """Run `work` in the pool and `done` on the loop."""
+
+        def run_work() -> None:
+            try:
+                result: _Result | BaseException = work()
+            except BaseException as error:  # handed to `done`, which decides
+                result = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(finish, result)
+
+        def finish(result: _Result | BaseException) -> None:
+            self._guarded(done, result)
+            self.wake()
+
+        self._pool.submit(run_work)
+
+    # What happens.
+
+    def _received(self, node: NodeId, value: Value) -> None:
+        self._guarded(self._take, node, value)
+
+    def _take(self, node: NodeId, value: Value) -> None:
+        if isinstance(value, _FOR_ROUTER):
+            self._router.received(node, value, monotonic_ms())
+        elif isinstance(value, Transfer):
+            with contextlib.suppress(Refused, InvalidRequest):  # who asked sees that nothing changed
+                self.transfer_here(value.to or None)
+        else:
+            self._replica.receive(node, value)
+        self.wake()
+
+    def _heard(self, node: NodeId, health: Health) -> None:
+        self._clock.observe(node, health.wall_ms, monotonic_ms())
+        self._reporter.heard(node, health)
+
+    def _peer_connected(self, node: NodeId, hello: Hello) -> None:
+        self._guarded(self._router.peer_connected, node)
+        self.wake()
+
+    def _peer_disconnected(self, node: NodeId) -> None:
+        self._guarded(self._replica.peer_lost, node)
+        self._guarded(self._router.peer_disconnected, node)
+        self.wake()
+
+    def _log_persisted(self, number: int) -> None:
+        self._loop.call_soon_threadsafe(self._persisted, number)
+
+    def _persisted(self, number: int) -> None:
+        self._guarded(self._replica.persisted, number)
+
+    def _log_failed(self, error: StorageError) -> None:
+        self._loop.call_soon_threadsafe(self._fail, error)
+
+    def _log_full(self, full: bool) -> None:
+        self._loop.call_soon_threadsafe(self._replica.log_full, full)
+
+    def _ready(self) -> Check:
+        raft = self._replica.raft
+        if raft.fenced is not None:
+            return Check(False, f"the state is being rebuilt: {raft.fenced}")
+        if raft.leader is None:
+            return Check(False, "no leader is known")
+        return Check(True)
+
+    def transfer_here(self, to: NodeId | None) -> None:
+        """Hand over the leadership, which this node must have. Without `to`, to the peer that is most up to date."""
+        raft = self._replica.raft
+        if to is None:
+            candidates = [(view.match, peer) for peer, view in raft.progress().items() if peer in raft.view.voting and view.counts]
+            if not candidates:
+                raise InvalidRequest("there is no other voter to hand the leadership to")
+            to = max(candidates)[1]
+        raft.transfer_leadership(to)
+        self._events.info("leadership_transfer", to=to)
+        self.wake()
+
+    # The end.
+
+    async def _drain(self) -> None:
+        """Take nothing new, hand over, and wait until everything in flight has been answered."""
+        self._clients.stop_listening()
+        deadline = self._loop.time() + DRAIN_SECONDS
+        raft = self._replica.raft
+        asked = 0.0
+        while self._loop.time() < deadline and self._failure is None:
+            idle = self._router.drain()
+            self.wake()
+            if idle and raft.role is Role.LEADER and len(raft.view.voting) > 1 and self._loop.time() - asked > 1.0:
+                asked = self._loop.time()
+                with contextlib.suppress(Refused, InvalidRequest):
+                    self.transfer_here(None)
+            elif idle and (raft.role is not Role.LEADER or len(raft.view.voting) == 1):
+                return
+            await asyncio.sleep(0.005)
+        self._events.warning("drain_incomplete", in_flight=self._router.counts().held, role=str(raft.role))
+
+    async def _close(self) -> None:
+        for name in ("_clients", "_network", "_admin"):
+            part = getattr(self, name, None)
+            if part is not None:
+                await part.close()
+        log = getattr(self, "_log", None)
+        if log is not None:
+            closed = await asyncio.to_thread(log.close, DRAIN_SECONDS)
+            if not closed:
+                self._events.error("disk_hangs", reason="the log could not be closed")
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        state = getattr(self, "_state", None)
+        if state is not None and self._failure is None:
+            await asyncio.to_thread(state.store.flush)
+            state.close()
+
+
+class _Log:
+    """The log as the replica sees it: written by the thread, read directly."""
+
+    def __init__(self, wal: Wal, thread: LogThread) -> None:
+        self._wal = wal
+        self.submit = thread.submit
+        self.compact = thread.compact
+        self.clear_suspect = thread.clear_suspect
+        self.read = wal.read
+
+    @property
+    def size_bytes(self) -> int:
+        return self._wal.size_bytes
+
+
+class _Operations:
+    """What an operator may ask of the node, through any client."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def status(self) -> bytes:
+        return self._node._reporter.status_json()
+
+    def transfer(self, to: NodeId | None) -> None:
+        node = self._node
+        raft = node._replica.raft
+        if raft.role is Role.LEADER:
+            node.transfer_here(to)
+            return
+        if to is not None and to not in raft.view.voting:
+            raise InvalidRequest(f"{to} is not a voter; the voters are {', '.join(sorted(raft.view.voting))}")
+        if to is not None and to == raft.leader:
+            raise InvalidRequest(f"{to} leads already")
+        if raft.leader is None or not node.send(raft.leader, Transfer(to or "")):
+            raise Unavailable("there is no leader to ask")
