@@ -134,10 +134,15 @@ class MachineState:
     index: Index = 0
     term: Term = 0
     digest: int = 0
+    configuration: Configuration = field(default=Configuration(), compare=False)
+    """The newest configuration among what it applied, kept with the state as the real one does."""
 
     def apply(self, entry: Entry) -> MachineState:
         """The state after `entry`."""
-        return MachineState(entry.index, entry.term, hash((self.digest, entry.index, entry.term, entry.payload)))
+        digest = hash((self.digest, entry.index, entry.term, entry.payload))
+        changed = entry.kind is EntryKind.CONFIGURATION
+        configuration = decode_configuration(entry.payload) if changed else self.configuration
+        return MachineState(entry.index, entry.term, digest, configuration)
 
 
 @dataclass
@@ -184,6 +189,10 @@ class Node:
         """Whether the node runs."""
         return self.raft_or_none is not None
 
+    def leads(self, term: Term) -> bool:
+        """Whether the node runs and leads `term`."""
+        return self.up and self.raft.role is Role.LEADER and self.raft.term == term
+
     @property
     def raft(self) -> Raft:
         """The running core; a test that asks a crashed node for it is wrong."""
@@ -208,18 +217,28 @@ class Node:
                 for entry in disk.entries
                 if entry.kind is EntryKind.CONFIGURATION
             ),
-            committed=max(disk.begin.index, min(disk.commit, disk.last.index)),
+            committed=max(disk.begin.index, min(max(disk.commit, self.flushed.index), disk.last.index)),
             applied=self.flushed.index,
             suspect=disk.suspect,
-            state_lost=self.state_lost,
+            state_lost=self.state_lost or self.flushed.index < disk.begin.index,
         )
 
     def start(self) -> None:
         """Run on what the disk holds."""
         self.machine = self.flushed
+        self._reconcile()
         self.raft_or_none = self.network.factory(self.network.config, self.stored(), self.patience)
         self.network.oracle.started(self)
         self.settle()
+
+    def _reconcile(self) -> None:
+        """A state beyond the end of the log, or of another term than the log there: the log begins anew after the state."""
+        state, disk = self.flushed, self.disk
+        if state.index > disk.last.index or (state.index >= disk.begin.index and disk.term_at(state.index) != state.term):
+            known = state.configuration if state.configuration.members else disk.begin.configuration
+            disk.begin = SnapshotMeta(state.index, state.term, known)
+            disk.entries = []
+            disk.commit = state.index
 
     def crash(self, written: int = 0) -> None:
         """Stop at once. The oldest `written` Readies in flight had just become durable, without anybody having heard of it."""
@@ -263,6 +282,8 @@ class Node:
         self._send(ready.messages)
         if ready.snapshot is not None:
             self.pages.clear()  # what was to be applied is part of the snapshot
+            self.machine = self.flushed = self.staged[ready.snapshot.index]  # durable before the log hears of it
+            self.state_lost = False
         if ready.committed:
             self.pages.append(ready.committed)
         self.fetches.extend(ready.fetch)
@@ -294,9 +315,6 @@ class Node:
 
     def _make_durable(self, ready: Ready) -> None:
         self.disk.write(ready)
-        if ready.snapshot is not None:
-            self.machine = self.flushed = self.staged[ready.snapshot.index]
-            self.state_lost = False
         if self.up and self.disk.suspect is not None and self.raft.suspect is None:
             self.disk.suspect = None
         self.network.oracle.wrote(self, ready)
@@ -366,7 +384,7 @@ class Network:
         disk = Disk(incarnation, begin=SnapshotMeta(begin.index, begin.term, self.configuration), commit=begin.index)
         if begin.term:
             disk.hard_state = HardState(begin.term)
-        node = Node(name, self, disk, MachineState(begin.index, begin.term), fraction)
+        node = Node(name, self, disk, MachineState(begin.index, begin.term, 0, self.configuration), fraction)
         self.nodes[name] = node
         node.start()
         return node
@@ -464,10 +482,12 @@ class Network:
         for node in self.running:
             if node.name != name and node.raft.role is Role.FOLLOWER and node.raft.leader is not None:
                 self.tick(node.name, times=self.config.election_ticks)
-        self.campaign(name)
-        self.stabilize()
-        if self.nodes[name].raft.role is not Role.LEADER:
-            raise AssertionError(f"{name} was not elected")
+        for _ in range(2):  # the first attempt may do no more than teach it the term
+            self.campaign(name)
+            self.stabilize()
+            if self.nodes[name].raft.role is Role.LEADER:
+                return
+        raise AssertionError(f"{name} was not elected")
 
     def propose(self, name: NodeId, *payloads: bytes) -> list[EntryId]:
         """Propose at `name`, one entry a payload, without delivering anything."""
@@ -537,7 +557,7 @@ def alone(
         [Entry(rank, of, EntryKind.BATCH, b"%d" % rank) for rank, of in enumerate(terms, start=1)],
         commit,
     )
-    node = network.nodes["n1"] = Node("n1", network, disk, MachineState(), 0.5)
+    node = network.nodes["n1"] = Node("n1", network, disk, MachineState(0, 0, 0, network.configuration), 0.5)
     node.start()
     return node
 

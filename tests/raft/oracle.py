@@ -198,9 +198,9 @@ class Oracle:
         if message.match > node.disk.last.index:
             raise Violation("durable first", f"{node.name} acknowledges {message.match}, its disk ends at {node.disk.last}")
         leader = self.leaders.get(message.term)
-        shadow = self.shadows.get(leader) if leader is not None else None
-        if leader is None or shadow is None or self.terms[leader] != message.term:
+        if leader is None or not node.network.nodes[leader].leads(message.term):
             return
+        shadow = self.shadows[leader]
         theirs = shadow.term_at(message.match)
         if message.match > shadow.last or (mine is not None and theirs is not None and mine != theirs):
             raise Violation("verified only", f"{node.name} acknowledges {message.match}@{mine} to {leader}, which has {theirs}")

@@ -71,6 +71,15 @@ class Storm:
         """The node that a byte stands for."""
         return self.network.nodes[self.names[choice % len(self.names)]]
 
+    def may_impair(self, node: Node) -> bool:
+        """Whether `node` may lose something without leaving too few nodes that lost nothing: a majority has to be whole."""
+        impaired = {
+            other.name
+            for other in self.network.nodes.values()
+            if other.disk.suspect is not None or other.state_lost or (other.up and other.raft.fenced is not None)
+        }
+        return len(self.wiped | impaired | {node.name}) <= (len(self.names) - 1) // 2
+
     # -- messages
 
     def deliver_oldest(self, choice: int, _: int) -> None:
@@ -175,24 +184,22 @@ class Storm:
             down[choice % len(down)].start()
 
     def rot(self, choice: int, count: int) -> None:
-        """The end of a log is unreadable at a restart. What the state store has flushed is never beyond the log."""
+        """The end of a log is unreadable at a restart."""
         node, disk = self.node(choice), self.node(choice).disk
-        if node.name in self.wiped or any(other.disk.suspect is not None for other in self.network.nodes.values()):
+        if node.name in self.wiped or not self.may_impair(node):
             return
         node.crash(1)
-        spare = disk.last.index - max(node.flushed.index, disk.begin.index)
-        gone = min(count % 3 + 1, spare)
+        gone = min(count % 3 + 1, len(disk.entries))
         if gone > 0:
             disk.suspect = disk.last.index
             del disk.entries[-gone:]
             disk.commit = min(disk.commit, disk.last.index)
 
     def wipe(self, choice: int, number: int) -> None:
-        """A node loses its directory, when the cluster has formed on its disk and on a majority of others."""
+        """A node loses its directory, once the cluster has formed on every disk."""
         node, network = self.node(choice), self.network
-        allowed = (len(self.names) - 1) // 2
-        knows = sum(bool(disk_configuration(other).members[0].incarnation) for other in network.nodes.values())
-        if len(self.wiped | {node.name}) > allowed or knows <= len(self.names) - 1 or node.disk.suspect is not None:
+        formed_everywhere = all(disk_configuration(other).members[0].incarnation for other in network.nodes.values())
+        if not self.may_impair(node) or not formed_everywhere:
             return
         self.wiped.add(node.name)
         node.crash()
@@ -201,8 +208,9 @@ class Storm:
     def lose_state(self, choice: int, _: int) -> None:
         """A node loses its state store, not its log."""
         node = self.node(choice)
+        if not self.may_impair(node):
+            return
         node.crash()
-        node.state_lost = True
         node.flushed = MachineState()
 
     def flush(self, choice: int, _: int) -> None:
@@ -256,7 +264,7 @@ class Storm:
     def fence(self, choice: int, _: int) -> None:
         """A replica's state is found to be wrong."""
         node = self.node(choice)
-        if node.up and node.raft.fenced is None and all(other.raft.fenced is None for other in self.network.running):
+        if node.up and self.may_impair(node):
             self.refusable(node, lambda: node.raft.request_snapshot("state differs"))
 
     def refusable(self, node: Node, action: Callable[[], object]) -> None:

@@ -1,0 +1,70 @@
+"""What this core does beyond the paper and the thesis, or differently, and what was once wrong: one test a claim.
+
+Incarnations, nodes that doubt themselves (suspect, fenced, a disk that hangs), the order of effects, and each bug that a storm of
+`test_properties` found, told as the smallest story that shows it.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from raftkv.errors import InvariantBroken
+from raftkv.raft.messages import (
+    Append,
+    AppendResponse,
+    Heartbeat,
+    InstallSnapshot,
+    PreVote,
+    PreVoteResponse,
+    SnapshotRequest,
+    Vote,
+    VoteResponse,
+)
+from raftkv.raft.ready import Role
+from raftkv.raft.types import Entry, EntryKind, HardState, SnapshotMeta, Stored
+from tests.raft.network import TEST_CONFIG, MachineState, Network, alone, formed, hear, take_sent, unformed
+
+ELECTION = TEST_CONFIG.election_ticks
+
+
+def batch(index: int, term: int) -> Entry:
+    """An entry of commands."""
+    return Entry(index, term, EntryKind.BATCH, b"%d" % index)
+
+
+# -- elections
+
+
+def test_a_pre_vote_of_a_node_in_an_older_term_counts() -> None:
+    """A voter that slept through elections grants a PreVote in its own old term; it counts, or a node that cannot campaign itself
+    (fenced, suspect) would never help to elect anybody (HAZARDS 45)."""
+    node = alone(1, term=5)
+    node.network.campaign("n1")
+    hear(node, PreVoteResponse("n2", "n1", 2, 102, 6, True))
+    assert (node.raft.role, node.raft.term) == (Role.CANDIDATE, 6)
+
+
+def test_a_refused_pre_vote_of_an_older_term_is_no_vote() -> None:
+    """A refusal that comes in an older term counts as a refusal, and changes no term."""
+    node = alone(1, term=5)
+    node.network.campaign("n1")
+    hear(node, PreVoteResponse("n2", "n1", 2, 102, 6, False))
+    assert (node.raft.role, node.raft.term) == (Role.PRE_CANDIDATE, 5)
+
+
+def test_a_lost_state_may_lie_before_the_log() -> None:
+    """A node starts when its state store is empty and its log begins later; it is fenced and asks for a snapshot."""
+    network = Network(formed("n1", "n2", "n3"))
+    network.elect("n1")
+    network.propose("n1", b"a", b"b")
+    network.stabilize()
+    n3 = network["n3"]
+    n3.compact(2)
+    n3.crash()
+    n3.flushed = MachineState()
+    n3.start()
+    assert n3.raft.fenced == "the state store is lost"
+    network.tick("n1", times=TEST_CONFIG.heartbeat_ticks)
+    network.stabilize()
+    assert n3.raft.fenced is None
+    assert n3.machine == network["n1"].machine
