@@ -162,6 +162,7 @@ class Replica:
         self._installed = False
         self._staged: Staging | None = None
         self._compacting = False
+        self._flushed_size = 0
         self._store_failed = False
         self._reopening = False
         self._log_full = False
@@ -346,6 +347,9 @@ class Replica:
                 self._install(ready, ready.snapshot)
             else:
                 self._execute(ready, now_ms)
+                if len(ready.committed) > 1:
+                    self._shell.wake()  # a page of entries is enough for one turn: what else waits is heartbeats
+                    break
         else:
             self._shell.wake()
         if self._staged is not None and self._installing is None and not self.raft.has_ready():
@@ -512,11 +516,14 @@ class Replica:
     # Compaction.
 
     def _compact_if_due(self) -> None:
-        """Cut the log when it has grown: flush the state, and forget most of what is durable there."""
+        """Flush the state when the log has grown by a quarter of its bound, so that a restart replays no more than that; cut the log
+        when it has reached the bound, forgetting most of what is durable in the state."""
         begin = self.raft.log.begin.index
         entries = self.machine.applied_index - begin
-        grown = self._log.size_bytes > self._settings.compact_bytes or entries > self._settings.compact_entries
-        if not grown or entries < 2 or self._compacting or not self.ready_to_serve or self._store_failed:
+        size = self._log.size_bytes
+        compact = size > self._settings.compact_bytes or entries > self._settings.compact_entries
+        flush = abs(size - self._flushed_size) > self._settings.compact_bytes // 4
+        if not (compact or flush) or entries < 2 or self._compacting or not self.ready_to_serve or self._store_failed:
             return
         self._compacting = True
         machine = self.machine
@@ -529,7 +536,8 @@ class Replica:
                 return
             if isinstance(result, BaseException):
                 raise result
-            if self.machine is not machine or not self.ready_to_serve:
+            self._flushed_size = size
+            if self.machine is not machine or not self.ready_to_serve or not compact:
                 return
             floor = self._sender.floor
             index = durable - (durable - begin) // 4  # what followers lag behind by is often in the rest
