@@ -103,9 +103,7 @@ def _categories(spec: Spec) -> list[str]:
 
 def _docs(names: Sequence[bytes]) -> Reply:
     specs = [find_spec(name) for name in names] if names else list(SPECS.values())
-    return {
-        spec.name.encode(): {b"summary": spec.summary.encode(), b"group": spec.group.encode()} for spec in specs if spec is not None
-    }
+    return {spec.name.encode(): {b"summary": spec.summary.encode(), b"group": spec.group.encode()} for spec in specs if spec is not None}
 
 
 def _keys(request: Sequence[bytes]) -> Reply:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, cast
 
-from raftkv.kv.replies import Reply
+from raftkv.kv.replies import Failure, Reply
 
 
 class _Pending:
@@ -24,17 +24,19 @@ _PENDING: Final = cast(Reply, _Pending())
 class Chunk:
     """Requests that arrived together. `position` is the first one that has not been taken up.
 
-    `refused` counts requests that were not admitted while they would have had to wait: nothing is kept of them but their place.
+    With `refusal`, nothing of them is taken up but what concerns the connection or the node. `unkept` counts requests that were
+    refused while they would have had to wait: nothing is kept of them but their place.
     """
 
-    __slots__ = ("deadline_ms", "position", "refused", "requests", "sizes")
+    __slots__ = ("deadline_ms", "position", "refusal", "requests", "sizes", "unkept")
 
     def __init__(self, requests: list[list[bytes]], sizes: list[int], deadline_ms: int) -> None:
         self.requests = requests
         self.sizes = sizes
         self.deadline_ms = deadline_ms
         self.position = 0
-        self.refused = 0
+        self.refusal: Failure | None = None
+        self.unkept = 0
 
 
 class Connection:

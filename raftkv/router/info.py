@@ -67,8 +67,7 @@ def role_reply(replica: ReplicaPort, facts: NodeFacts) -> Reply:
     offset = replica.applied_index
     if replica.role is Role.LEADER:
         replicas: list[Reply] = [
-            [peer.client_host.encode(), str(peer.client_port).encode(), str(peer.offset).encode()]
-            for peer in connected_peers(facts)
+            [peer.client_host.encode(), str(peer.client_port).encode(), str(peer.offset).encode()] for peer in connected_peers(facts)
         ]
         return [b"master", offset, replicas]
     leader = leader_facts(replica, facts)

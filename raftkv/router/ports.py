@@ -217,6 +217,4 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
         if self.max_retry_ms < self.retry_ms:
             raise InvalidSettings(f"max_retry_ms is {self.max_retry_ms}; it must be at least retry_ms ({self.retry_ms})")
         if self.session_renewal_ms <= self.timeout_ms:
-            raise InvalidSettings(
-                f"session_renewal_ms is {self.session_renewal_ms}; it must be more than timeout_ms ({self.timeout_ms})"
-            )
+            raise InvalidSettings(f"session_renewal_ms is {self.session_renewal_ms}; it must be more than timeout_ms ({self.timeout_ms})")

@@ -282,9 +282,7 @@ class Reads:
         if size > limit and len(replies) > 1:
             replies = replies[:-1]
         elif size > limit:
-            replies = [
-                Failure("ERR", f"the reply is larger than {limit} bytes, the most that one node answers another; ask for less")
-            ]
+            replies = [Failure("ERR", f"the reply is larger than {limit} bytes, the most that one node answers another; ask for less")]
         self._end(reads)
         self._send(reads.node, ReadAnswers(reads.id, encode_replies(replies)))
 

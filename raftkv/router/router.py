@@ -95,6 +95,8 @@ class Router:
         self._proposals = Proposals(replica, settings, clock, self._writes)
         self._reads = Reads(replica, settings, send, wake, int.from_bytes(session[:6]) << 15)
         self._desk = Desk(replica, facts, self.counts, operations or NoOperations())
+        seconds = settings.timeout_ms / 1000
+        self._late_read = Failure("CLUSTERDOWN", f"the read was not answered within {seconds:g} s; a read has no effect")
         self.commands_processed = 0
         self.refused_frames = 0
         """Frames of other nodes that made no sense."""
@@ -124,7 +126,6 @@ class Router:
     def submit(self, connection_id: int, requests: list[list[bytes]], now_ms: int) -> None:
         """A client asks for `requests`, each a list of at least one argument, in this order."""
         connection = self._connections.get(connection_id)
-        refusal: Failure | None = None
         if connection is None or connection.closing or connection.closed or not requests:
             return
         sizes = [sum(map(len, request)) for request in requests]
@@ -132,24 +133,24 @@ class Router:
         settings = self._settings
         chunk = Chunk(requests, sizes, now_ms + settings.timeout_ms)
         if self._held_commands + len(sizes) > settings.max_commands or self._held_bytes + total > settings.max_bytes:
+            chunk.refusal = OVERLOADED
             if connection.chunks or not connection.idle:
-                chunk.refused = len(sizes)
                 chunk.requests = []
-                sizes = [0] * chunk.refused
+                chunk.unkept = len(sizes)
+                sizes = [0] * chunk.unkept
                 total = 0
-            else:
-                refusal = OVERLOADED
         self._held_commands += len(sizes)
         self._held_bytes += total
         connection.hold(sizes)
         connection.chunks.append(chunk)
         if len(connection.chunks) == 1:
-            self._advance(connection, now_ms, refusal)
+            self._advance(connection, now_ms)
 
     # Taking up requests in their order.
 
-    def _advance(self, connection: Connection, now_ms: int, refusal: Failure | None = None) -> None:
-        """Take up whatever of the connection's requests may be taken up. With `refusal`, nothing may but what concerns the node."""
+    def _advance(self, connection: Connection, now_ms: int) -> None:
+        """Take up whatever of the connection's requests may be taken up."""
+        refusal: Failure | None = None
         if self._stopping:
             refusal = STOPPING
         elif not self._replica.ready_to_serve:
@@ -157,13 +158,13 @@ class Router:
         while connection.chunks and not connection.closing:
             chunk = connection.chunks[0]
             late = self._unsent_failure() if chunk.deadline_ms <= now_ms else None
-            if not self._take_chunk(connection, chunk, refusal or late):
+            if not self._take_chunk(connection, chunk, refusal or chunk.refusal or late):
                 return
             connection.chunks.popleft()
 
     def _take_chunk(self, connection: Connection, chunk: Chunk, refusal: Failure | None) -> bool:
         """Take up requests of `chunk` until one has to wait; True when none is left."""
-        for _ in range(chunk.refused):
+        for _ in range(chunk.unkept):
             connection.reply(OVERLOADED)
         end = len(chunk.requests)
         while chunk.position < end:
@@ -432,9 +433,8 @@ class Router:
 
     def tick(self, now_ms: int) -> None:
         """Some time has passed: deadlines, silence, and what is due by the log's clock."""
-        late = self._unsent_failure()
-        self._writes.expire(now_ms, late)
-        self._reads.tick(now_ms, Failure(late.code, late.message))
+        self._writes.expire(now_ms, self._unsent_failure())
+        self._reads.tick(now_ms, self._late_read)
         self._proposals.unblock()
         if not self._replica.ready_to_serve:
             self._writes.fail_queued(REBUILDING)
@@ -445,14 +445,12 @@ class Router:
             self._writes.check_stall(now_ms)
 
     def _unsent_failure(self) -> Failure:
-        """What to say of a request whose time is over and that never left, or had no effect."""
+        """What to say of a request whose time is over and that never left this node."""
         seconds = self._settings.timeout_ms / 1000
         if self._leading:
             return Failure("OVERLOADED", f"the request was not taken up within {seconds:g} s; it did not happen")
         if self._leader is not None:
-            return Failure(
-                "CLUSTERDOWN", f"the leader {self._leader} did not answer within {seconds:g} s; the request did not happen"
-            )
+            return Failure("CLUSTERDOWN", f"the leader {self._leader} did not answer within {seconds:g} s; the request did not happen")
         return Failure("CLUSTERDOWN", f"there was no leader for {seconds:g} s; the request did not happen")
 
     def drain(self) -> bool:
