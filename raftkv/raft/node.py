@@ -256,7 +256,8 @@ class Raft:
 
     def request_snapshot(self, reason: str) -> None:
         """The state machine here is lost or wrong: fence this node and ask the leader for a snapshot until one is installed."""
-        self.step_down()
+        if not isinstance(self._role, Follower):
+            self.become_follower(self._term, None)
         self._fenced = reason
         self._role.ask_for_snapshot()
 

@@ -408,6 +408,8 @@ class Network:
         """A message leaves its sender; a cut link swallows it."""
         if (message.sender, message.to) in self.cut:
             self.lost.append(message)
+            if isinstance(message, InstallSnapshot):
+                sender.raft.snapshot_finished(message.to, False)
             return
         state = None
         if isinstance(message, InstallSnapshot):
@@ -424,6 +426,8 @@ class Network:
         receiver = self.nodes.get(message.to)
         if receiver is None or not receiver.up or (message.sender, message.to) in self.cut:
             self.lost.append(message)
+            if isinstance(message, InstallSnapshot):
+                self._finished(message, ok=False)
             return
         if isinstance(message, InstallSnapshot) and flight.state is not None:
             receiver.staged[message.snapshot.index] = flight.state
@@ -440,8 +444,9 @@ class Network:
             self._finished(flight.message, ok=False)
 
     def _finished(self, message: InstallSnapshot, *, ok: bool) -> None:
+        """The shell of the sender always learns how a transfer ended, if only by a deadline."""
         sender = self.nodes[message.sender]
-        if sender.up and (message.to, message.sender) not in self.cut:
+        if sender.up:
             sender.raft.snapshot_finished(message.to, ok)
             sender.settle()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from raftkv.raft.messages import AppendResponse, Message, Vote, VoteResponse
 from raftkv.raft.ready import Ready, Role
-from raftkv.raft.types import Configuration, Entry, EntryId, Index, NodeId, Term
+from raftkv.raft.types import Configuration, Entry, EntryId, Incarnation, Index, NodeId, Term
 
 if TYPE_CHECKING:
     from tests.raft.network import Node
@@ -69,13 +69,14 @@ class Oracle:
         self.sees_all = sees_all
         self.leaders: dict[Term, NodeId] = {}
         self.created: dict[EntryId, tuple[Entry, Term | None]] = {}
-        self.durable: dict[EntryId, set[NodeId]] = {}
+        self.durable: dict[EntryId, set[tuple[NodeId, Incarnation]]] = {}
+        """On which disks each entry is or was. A directory that was wiped since counts: its node will never vote again."""
         self.committed: dict[Index, tuple[Term, Term]] = {}
         """For each committed index, the entry's term and the term in which it was seen to be committed."""
         self.commit_high: Index = 0
         self.applied: dict[Index, EntryId] = {}
         self.states: dict[Index, int] = {}
-        self.votes: dict[tuple[NodeId, int, Term], NodeId] = {}
+        self.votes: dict[tuple[NodeId, Incarnation, Term], NodeId] = {}
         self.shadows: dict[NodeId, ShadowLog] = {}
         self.commits: dict[NodeId, Index] = {}
         self.terms: dict[NodeId, Term] = {}
@@ -96,7 +97,7 @@ class Oracle:
         if raft.term != disk.hard_state.term:
             raise Violation("restart", f"{node.name} starts in term {raft.term}, its disk says {disk.hard_state.term}")
         for entry in disk.entries:
-            self.durable.setdefault(entry.id, set()).add(node.name)
+            self.durable.setdefault(entry.id, set()).add((node.name, node.disk.incarnation))
 
     def took(self, node: Node, ready: Ready) -> None:
         """`node` made this Ready."""
@@ -134,7 +135,7 @@ class Oracle:
     def wrote(self, node: Node, ready: Ready) -> None:
         """This Ready of `node` became durable."""
         for entry in ready.entries:
-            self.durable.setdefault(entry.id, set()).add(node.name)
+            self.durable.setdefault(entry.id, set()).add((node.name, node.disk.incarnation))
 
     def applies(self, node: Node, entry: Entry) -> None:
         """The machine of `node` is about to apply `entry`."""
@@ -239,11 +240,7 @@ class Oracle:
         self.committed[entry.index] = (entry.term, raft.term)
         configuration = raft.configuration
         formed = {member.id: member.incarnation for member in configuration.members}
-        holders = {
-            holder
-            for holder in self.durable.get(entry, set())
-            if formed.get(holder) in (0, node.network.nodes[holder].disk.incarnation)
-        }
+        holders = {name for name, incarnation in self.durable.get(entry, set()) if formed.get(name) in (0, incarnation)}
         if self.sees_all and not quorum(holders, configuration):
             raise Violation("quorum durable", f"{node.name} commits {entry}, durable only on {sorted(holders)}")
 

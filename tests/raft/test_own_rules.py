@@ -68,3 +68,21 @@ def test_a_lost_state_may_lie_before_the_log() -> None:
     network.stabilize()
     assert n3.raft.fenced is None
     assert n3.machine == network["n1"].machine
+
+
+# -- nodes that doubt themselves
+
+
+@pytest.mark.parametrize("role", [Role.PRE_CANDIDATE, Role.CANDIDATE])
+def test_a_campaigning_node_that_is_fenced_gives_up(role: Role) -> None:
+    """A node whose state turns out to be wrong while it campaigns does not win: a fenced leader could rebuild nobody."""
+    network = Network(formed("n1", "n2", "n3"))
+    n1 = network["n1"]
+    network.campaign("n1")
+    while n1.raft.role is not role:
+        network.deliver(network.flights[0])
+    n1.raft.request_snapshot("state differs")
+    n1.settle()
+    network.stabilize()
+    assert n1.raft.role is Role.FOLLOWER
+    assert n1.raft.fenced == "state differs"
