@@ -52,18 +52,15 @@ def cursor(data: bytes) -> int:
     return int(data) % 2**64
 
 
-def expiry(amount: int, unit_ms: int, command: str, *, relative: bool) -> int:
-    """`amount` units of `unit_ms` in milliseconds.
+def expiry(amount: int, unit_ms: int, command: str) -> int:
+    """`amount` units of `unit_ms` in milliseconds. Whether it can be added to the time is known when it is applied.
 
     Raises:
-        CommandError: no clock can add it to the time and stay within 64 bits.
+        CommandError: it does not fit into 64 bits.
     """
     if not INT64_MIN // unit_ms < amount <= INT64_MAX // unit_ms:
         invalid_expiry(command)
-    ms = amount * unit_ms
-    if relative and ms > INT64_MAX - 2**41:
-        invalid_expiry(command)
-    return ms
+    return amount * unit_ms
 
 
 def invalid_expiry(command: str) -> NoReturn:

@@ -124,7 +124,7 @@ def decode_commands(data: bytes) -> list[Command]:
     """
     try:
         return _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"encoded commands cannot be read: {error}") from error
 
 
@@ -133,10 +133,12 @@ def decode_writes(data: bytes) -> list[Write]:
 
     Raises:
         ProtocolError: there is something else in `data`.
+        RecursionError: `data` is nested deeper than the stack allows. How deep that is differs between processes, so a replica must
+            not make a reply of it.
     """
     try:
         return _write_decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProtocolError(f"encoded writes cannot be read: {error}") from error
 
 

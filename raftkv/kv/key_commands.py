@@ -101,7 +101,7 @@ def _parse_expire(name: str, unit_ms: int) -> Callable[[Sequence[bytes]], Comman
             fail("NX and XX, GT or LT options at the same time are not compatible")
         if condition & _IF_LATER and condition & _IF_SOONER:
             fail("GT and LT options at the same time are not compatible")
-        ttl_ms = expiry(integer(args[2]), unit_ms, name, relative=True)
+        ttl_ms = expiry(integer(args[2]), unit_ms, name)
         return Expire(args[1], ttl_ms, condition, unit_ms == 1)
 
     return parse

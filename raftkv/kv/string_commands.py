@@ -119,7 +119,7 @@ def _parse_set(args: Sequence[bytes]) -> Command:
         number = integer(amount)
         if number <= 0:
             invalid_expiry("set")
-        ms = expiry(number, unit_ms, "set", relative=relative)
+        ms = expiry(number, unit_ms, "set")
         ttl_ms, due_ms = (ms, 0) if relative else (0, ms)
     return SetWith(args[1], args[2], condition, answer_old, keep_ttl, ttl_ms, due_ms)
 
