@@ -219,6 +219,20 @@ class SimDisk:
         """From now on reading the file at `path` is an error of the medium."""
         self._read_errors.add(path)
 
+    def put(self, path: str, content: bytes) -> None:
+        """From outside: a durable file with this content, and the directories that it needs. A file that is there is replaced."""
+        directory = self._root
+        *above, name = path.split("/")
+        for part in above:
+            below = directory.seen.get(part) or _Directory()
+            if not isinstance(below, _Directory):
+                raise StorageError(f"cannot put {path}: {part} is a file")
+            directory.seen[part] = directory.durable[part] = below
+            directory = below
+        file = _File()
+        file.seen[:] = file.durable[:] = content
+        directory.seen[name] = directory.durable[name] = file
+
     def flip(self, path: str, offset: int, mask: int = 1) -> None:
         """Rot: the byte at `offset` is changed where it lies, in `mask`'s bits."""
         file = self._file(path)
@@ -243,6 +257,12 @@ class SimDisk:
         directory, name = self._parent(path)
         directory.seen.pop(name)
         directory.durable.pop(name, None)
+
+    def forget_pending(self) -> None:
+        """A lie: what is pending in files will never be durable, though it goes on being seen."""
+        for file in self._changed.values():
+            file.pending.clear()
+            file.abandoned = True
 
     def restart(self) -> None:
         """The process dies and the machine goes on: handles and locks are gone, nothing else."""
