@@ -124,11 +124,11 @@ class Cluster:
 
 
 def wait_for(what: str, probe: Callable[[], Found | None]) -> Found:
-    """The first answer of `probe` that is neither None nor False."""
+    """The first answer of `probe` that is true."""
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         found = probe()
-        if found is not None and found is not False:
+        if found:
             return found
         time.sleep(0.01)
     raise BenchmarkFailed(f"waited {WAIT_SECONDS:g} s in vain for {what}")

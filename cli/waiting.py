@@ -15,7 +15,7 @@ class WaitedInVain(Exception):
 
 
 def wait_until(what: str, probe: Callable[[], Found | None], timeout_s: float) -> Found:
-    """The first answer of `probe` that is neither None nor False.
+    """The first answer of `probe` that is true.
 
     Args:
         what: what is waited for, for the error.
@@ -28,7 +28,7 @@ def wait_until(what: str, probe: Callable[[], Found | None], timeout_s: float) -
     deadline = time.monotonic() + timeout_s
     while True:
         found = probe()
-        if found is not None and found is not False:
+        if found:
             return found
         if time.monotonic() > deadline:
             raise WaitedInVain(f"waited {timeout_s:g} s in vain for {what}")

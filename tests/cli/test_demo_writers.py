@@ -58,6 +58,8 @@ def test_the_gap_is_the_longest_silence_around_the_fault() -> None:
 
 
 def test_waiting_in_vain_says_for_what() -> None:
-    """A wait that fails names what was waited for and how long."""
-    with pytest.raises(WaitedInVain, match=r"0\.03 s in vain for the moon"):
-        wait_until("the moon", lambda: None, 0.03)
+    """Nothing false is what was waited for, and a wait that fails names that and how long it took."""
+    falsehoods: tuple[object, ...] = (None, False, [], 0)
+    for nothing in falsehoods:
+        with pytest.raises(WaitedInVain, match=r"0\.03 s in vain for the moon"):
+            wait_until("the moon", lambda: nothing, 0.03)  # noqa: B023 - called before the loop goes on
