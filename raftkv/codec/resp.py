@@ -29,12 +29,13 @@ ARGUMENT_OVERHEAD_BYTES = 48
 
 _SHORT = 1024
 _FEW = 10
+_WINDOW = 32 * 1024
 # The lines that begin an argument of each short length, and a request of few arguments. Looking a line up proves it well-formed.
 _BULK_LINES = [b"$%d" % length for length in range(_SHORT)]
 _COUNT_LINES = {b"*%d" % count: count for count in range(1, _FEW + 1)}
 
 # What a browser that was tricked into sending a request here begins a line with; Redis closes such connections too.
-_HTTP = (b"post", b"host:")
+_HTTP = (b"post ", b"host:")
 
 _INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,17}")
 
@@ -112,7 +113,8 @@ class RequestParser:
     def feed(self, data: bytes, most: int = 1 << 30) -> list[list[bytes]]:
         """The requests that `data`, after everything fed before, completes: at most `most`.
 
-        When there may be more (`backlog`), `feed(b"")` goes on. A request is a list of at least one argument. Never raises: see
+        When there may be more (`backlog`), `feed(b"")` goes on: at once, or when others have had their turn. Empty requests are not
+        returned and count too, so that `most` bounds the work. A request is a list of at least one argument. Never raises: see
         `problem`.
         """
         if self.problem is not None:
@@ -125,7 +127,7 @@ class RequestParser:
             self._pending = bytearray()
         requests: list[list[bytes]] = []
         position = 0
-        if most > _FEW and not self._missing and data.startswith(b"*"):
+        if most > _FEW and not self._missing:
             position = _parse_short(data, most, requests)
         self._backlog = False
         try:
@@ -153,10 +155,11 @@ class RequestParser:
     def _parse(self, data: bytes, position: int, most: int, requests: list[list[bytes]]) -> int:
         """Parse from `position` on, whatever the requests look like; how far it came."""
         end = len(data)
+        empty = 0
         self._need = 0
         while position < end:
             if self._missing == 0:
-                if len(requests) >= most:
+                if len(requests) + empty >= most:
                     self._backlog = True
                     return position
                 line_end = self._line_end(data, position)
@@ -164,12 +167,13 @@ class RequestParser:
                     return position
                 if data[position] == 0x2A:
                     self._begin(data[position + 1 : line_end - 1], data[line_end - 1])
+                    empty += self._missing == 0
                 else:
                     arguments = split_inline(data[position:line_end])
                     if arguments:
-                        if arguments[0].lower() in _HTTP:
-                            raise _Bad("HTTP is not spoken here")
                         requests.append(arguments)
+                    else:
+                        empty += 1
                 position = line_end + 1
                 continue
             if self._length < 0:
@@ -235,11 +239,25 @@ class RequestParser:
 def _parse_short(data: bytes, most: int, requests: list[list[bytes]]) -> int:
     """Append to `requests` the whole requests at the start of `data`, while they are made of few short arguments; how far it came.
 
-    Cuts `data` at every CR LF at once, in C, and then checks that the pieces are what the lines before them say. The first piece
-    that is not (a long value, a value with CR LF in it, an incomplete request, an error) is left to the complete parser. All limits
-    are at least as large as what is accepted here.
+    Cuts a window of `data` at every CR LF at once, in C, and then checks that the pieces are what the lines before them say. The first
+    piece that is not (a long value, a value with CR LF in it, an incomplete request, an error) is left to the complete parser. All
+    limits are at least as large as what is accepted here.
     """
-    pieces = data.split(b"\r\n")
+    position = 0
+    whole = True
+    while whole and len(requests) < most and data.startswith(b"*", position):
+        window = data[position : position + _WINDOW]
+        pieces = window.split(b"\r\n")
+        begin, whole = _match(pieces, most, requests)
+        if begin == 0:
+            return position
+        rest = pieces[begin:]
+        position += len(window) - sum(map(len, rest)) - 2 * (len(rest) - 1)
+    return position
+
+
+def _match(pieces: list[bytes], most: int, requests: list[list[bytes]]) -> tuple[int, bool]:
+    """Append the requests that `pieces` are; how many pieces they took, and whether only the end of `pieces` stopped it."""
     last = len(pieces) - 1
     counts = _COUNT_LINES
     lines = _BULK_LINES
@@ -248,19 +266,18 @@ def _parse_short(data: bytes, most: int, requests: list[list[bytes]]) -> int:
         while begin < last:
             stop = begin + 1 + 2 * counts[pieces[begin]]
             if stop > last or len(requests) >= most:
-                break
+                return begin, True
             arguments = pieces[begin + 2 : stop : 2]
             at = begin + 1
             for argument in arguments:
                 if lines[len(argument)] != pieces[at]:
-                    raise IndexError
+                    return begin, False
                 at += 2
             requests.append(arguments)
             begin = stop
     except (KeyError, IndexError):
-        pass
-    rest = pieces[begin:]
-    return len(data) - sum(map(len, rest)) - 2 * (len(rest) - 1)
+        return begin, False
+    return begin, True
 
 
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
@@ -280,9 +297,12 @@ def split_inline(line: bytes) -> list[bytes]:
     """The arguments in an inline `line`, by Redis's rules of quoting.
 
     Raises:
-        _Bad: quotes are not balanced, or a closing quote is followed by something else than a space. Caught by `RequestParser`.
+        _Bad: quotes are not balanced, a closing quote is followed by something else than a space, or it is a line of an HTTP request.
+            Caught by `RequestParser`.
     """
     line = line.partition(b"\0")[0]
+    if line[:5].lower() in _HTTP:
+        raise _Bad("HTTP is not spoken here")
     if b'"' not in line and b"'" not in line and b"\v" not in line and b"\f" not in line:
         return line.split()
     arguments: list[bytes] = []

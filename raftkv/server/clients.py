@@ -29,6 +29,9 @@ from raftkv.server.sockets import keep_alive
 MAX_CLIENTS_REACHED = Failure("ERR", "max number of clients reached")
 TOO_MUCH_ARRIVING = Failure("ERR", "the node holds as many bytes of incomplete requests as it may; try again later")
 
+REQUESTS_AT_ONCE = 1024
+"""Requests taken from one client before others have their turn."""
+
 INFLIGHT_BYTES = 1 << 20
 """Bytes of one client's unanswered requests at which the node stops reading from him."""
 
@@ -122,9 +125,8 @@ class _Client(asyncio.Protocol):
 
     def _take(self, data: bytes) -> None:
         """Parse and submit as much as may be in flight."""
-        most = self._server.max_in_flight if self.authenticated else 1
         parser = self._parser
-        requests = parser.feed(data, most - self.in_flight)
+        requests = parser.feed(data, min(self._room(), REQUESTS_AT_ONCE))
         arriving = parser.pending_bytes
         if requests:
             size = max(self.arriving_bytes + len(data) - arriving, 0)
@@ -138,12 +140,18 @@ class _Client(asyncio.Protocol):
             self._ending = True
             self._server.protocol_errors += 1
             self._server.mark(self)
+        elif parser.backlog and self._room() > 0:
+            self._server.mark(self)
         self._regulate()
+
+    def _room(self) -> int:
+        """How many more requests may be in flight."""
+        return (self._server.max_in_flight if self.authenticated else 1) - self.in_flight
 
     def _regulate(self) -> None:
         """Read from the client, or do not, as the bounds say."""
         full = self._ending or self._output_full or self._parser.backlog or self.in_flight_bytes >= INFLIGHT_BYTES
-        read = not full and self.in_flight < (self._server.max_in_flight if self.authenticated else 1)
+        read = not full and self._room() > 0
         if read != self._reading and not self.transport.is_closing():
             self._reading = read
             if read:
@@ -181,7 +189,7 @@ class _Client(asyncio.Protocol):
             output.clear()
             transport.write(data)
         may_take = not self._output_full and self.in_flight_bytes < INFLIGHT_BYTES
-        if self._parser.backlog and may_take and self.in_flight < self._server.max_in_flight:
+        if self._parser.backlog and may_take and self._room() > 0:
             self._take(b"")
         if self._ending and not self.in_flight and not (self._parser.backlog and self._parser.problem is None):
             self._end()

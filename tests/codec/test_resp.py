@@ -127,6 +127,26 @@ def test_no_more_than_asked_for_at_a_time() -> None:
     assert parser.feed(b"", 0) == []
 
 
+def test_empty_requests_are_work_too() -> None:
+    """`most` bounds what is looked at in one call, also when nothing comes of it."""
+    parser = RequestParser(RequestLimits())
+    parser.feed(b"\r\n" * 1000 + b"*0\r\n" * 1000 + encode([b"PING"]), 100)
+    for _ in range(19):
+        assert parser.backlog
+        assert parser.feed(b"", 100) == []
+    assert parser.feed(b"", 100) == [[b"PING"]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 80), st.integers(0, 2000))
+def test_long_pipelines_are_found_however_they_lie(size: int, offset: int) -> None:
+    """Requests that lie across the windows of the fast path are found like any other."""
+    wanted = [[b"PING", bytes(offset)[:1000]], *([b"SET", b"%d" % number, bytes(size)] for number in range(2500))]
+    data = b"".join(map(encode, wanted))
+    assert parse([data]) == (wanted, None)
+    assert parse([data], most=1024) == (wanted, None)
+
+
 ERRORS = [
     (b"*3\r\n$3\r\nfoo\r\nx\r\n", "expected '$', got 'x'"),
     (b"*1\r\n:3\r\n", "expected '$', got ':'"),
