@@ -161,20 +161,14 @@ class Follower:
             return
 
     def _reject(self, message: Append) -> None:
+        self._refuse(message.sender, message.prev_index, self._raft.log.newest_not_above(message.prev_index, message.prev_term))
+
+    def _refuse(self, leader: NodeId, index: Index, hint: Index) -> None:
+        """Tell the leader that the entry that it believes to be here at `index` is not; `hint` may be."""
         raft, log = self._raft, self._raft.log
-        hint = log.newest_not_above(message.prev_index, message.prev_term)
+        hint_term = log.term_at(hint) or 0
         raft.send(
-            AppendRejected(
-                raft.node,
-                message.sender,
-                raft.term,
-                raft.incarnation,
-                message.prev_index,
-                hint,
-                log.term_at(hint) or 0,
-                log.last,
-                raft.suspect is None,
-            )
+            AppendRejected(raft.node, leader, raft.term, raft.incarnation, index, hint, hint_term, log.last, raft.suspect is None)
         )
 
     def _heartbeat(self, message: Heartbeat) -> None:
@@ -182,6 +176,8 @@ class Follower:
         if message.commit > raft.log.last:
             # The leader believes that more was acknowledged than is here. Commit nothing of it; an append will tell the truth.
             raft.dropped["heartbeat beyond the log"] += 1
+            if raft.suspect is not None:
+                self._refuse(message.sender, message.commit, raft.log.last)
         else:
             raft.commit_to(message.commit)
         raft.send(

@@ -187,6 +187,10 @@ class Leader:
         if not 0 <= message.hint_index <= message.rejected_index or message.last_index < 0:
             self._raft.dropped["malformed"] += 1
             return
+        if not message.counts and message.last_index < progress.match:
+            progress.forgot(message.last_index)  # a suspect peer has lost still more
+            self._dirty = True
+            return
         meeting_point = log.newest_not_above(min(message.hint_index, message.last_index), message.hint_term)
         if message.hint_index < log.begin.index:
             meeting_point = message.hint_index

@@ -189,6 +189,11 @@ class Node:
         """Whether the node runs."""
         return self.raft_or_none is not None
 
+    @property
+    def lacks_state(self) -> bool:
+        """Whether a start would find no state that the log could bring up to date."""
+        return self.state_lost or self.flushed.index < self.disk.begin.index
+
     def leads(self, term: Term) -> bool:
         """Whether the node runs and leads `term`."""
         return self.up and self.raft.role is Role.LEADER and self.raft.term == term
@@ -220,7 +225,7 @@ class Node:
             committed=max(disk.begin.index, min(max(disk.commit, self.flushed.index), disk.last.index)),
             applied=self.flushed.index,
             suspect=disk.suspect,
-            state_lost=self.state_lost or self.flushed.index < disk.begin.index,
+            state_lost=self.lacks_state,
         )
 
     def start(self) -> None:

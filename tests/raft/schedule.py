@@ -72,11 +72,13 @@ class Storm:
         return self.network.nodes[self.names[choice % len(self.names)]]
 
     def may_impair(self, node: Node) -> bool:
-        """Whether `node` may lose something without leaving too few nodes that lost nothing: a majority has to be whole."""
+        """Whether `node` may lose something: a majority has to be whole, and before a cluster has formed everybody has to be."""
+        if not all(disk_configuration(other).members[0].incarnation for other in self.network.nodes.values()):
+            return False
         impaired = {
             other.name
             for other in self.network.nodes.values()
-            if other.disk.suspect is not None or other.state_lost or (other.up and other.raft.fenced is not None)
+            if other.disk.suspect is not None or other.lacks_state or (other.up and other.raft.fenced is not None)
         }
         return len(self.wiped | impaired | {node.name}) <= (len(self.names) - 1) // 2
 
@@ -196,10 +198,9 @@ class Storm:
             disk.commit = min(disk.commit, disk.last.index)
 
     def wipe(self, choice: int, number: int) -> None:
-        """A node loses its directory, once the cluster has formed on every disk."""
+        """A node loses its directory."""
         node, network = self.node(choice), self.network
-        formed_everywhere = all(disk_configuration(other).members[0].incarnation for other in network.nodes.values())
-        if not self.may_impair(node) or not formed_everywhere:
+        if not self.may_impair(node):
             return
         self.wiped.add(node.name)
         node.crash()

@@ -86,3 +86,24 @@ def test_a_campaigning_node_that_is_fenced_gives_up(role: Role) -> None:
     network.stabilize()
     assert n1.raft.role is Role.FOLLOWER
     assert n1.raft.fenced == "state differs"
+
+
+def test_a_suspect_node_may_lose_still_more() -> None:
+    """What a suspect node acknowledged is not held against it: when its log ends earlier than it once said, the leader begins anew."""
+    network = Network(formed("n1", "n2", "n3"))
+    network.elect("n1")
+    network.propose("n1", b"a", b"b", b"c")
+    network.stabilize()
+    n1, n3 = network["n1"].raft, network["n3"]
+    n1.step(AppendResponse("n3", "n1", n1.term, 103, 4, False))
+    network["n1"].settle()
+    assert (n1.progress()["n3"].match, n1.progress()["n3"].counts) == (4, False)
+    n3.crash()
+    n3.disk.suspect = 4
+    del n3.disk.entries[2:]
+    n3.disk.commit = 2
+    n3.start()
+    for _ in range(3):
+        network.tick("n1", times=TEST_CONFIG.heartbeat_ticks)
+        network.stabilize()
+    assert n3.disk.entries == network["n1"].disk.entries
