@@ -91,6 +91,16 @@ class Connection:
         """Whether everything taken up has been answered."""
         return not (self.writes_out or self.reads_out)
 
+    @property
+    def may_write(self) -> bool:
+        """A write waits until the reads before it are answered, so that none of them sees it."""
+        return not self.reads_out
+
+    @property
+    def may_read(self) -> bool:
+        """A read waits until the writes before it are answered, so that it sees them; a local one also until the reads are."""
+        return not (self.writes_out or (self.readonly and self.reads_out))
+
     def hold(self, sizes: list[int]) -> None:
         """Requests of `sizes` bytes have arrived; `deliver` tells when they are done with."""
         self._sizes += sizes

@@ -101,7 +101,9 @@ class Proposals:
             source.session = group.session
             source.expected = None
         if source.expected is not None and group.first > source.expected:
-            return "gap"
+            applied = self._replica.machine.session_last(group.session) or 0
+            if group.first > applied + 1:
+                return "gap"
         reason = self._refusal(size)
         if reason is not None:
             if source.expected is None:
@@ -137,13 +139,11 @@ class Proposals:
             source.expected = None
 
     def applied(self, replies: GroupReplies) -> None:
-        """Keep what is expected of a session in step with what the machine knows of it."""
-        for source in self._sources.values():
-            if source.session == replies.session and source.expected is not None:
-                if replies.problem is not None:
+        """A group that the machine rejected will come again, from wherever its node begins."""
+        if replies.problem is not None:
+            for source in self._sources.values():
+                if source.session == replies.session:
                     source.expected = None
-                else:
-                    source.expected = max(source.expected, replies.first + len(replies.replies))
 
     # Proposing.
 

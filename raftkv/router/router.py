@@ -182,11 +182,11 @@ class Router:
                 connection.reply(refusal)
                 chunk.position += 1
             elif command.kind is Kind.WRITE:
-                if connection.reads_out:
+                if not connection.may_write:
                     return False
                 self._take_writes(connection, chunk, command)
             else:
-                if connection.writes_out or (connection.readonly and connection.reads_out):
+                if not connection.may_read:
                     return False
                 self._take_reads(connection, chunk, command)
             if connection.closing:
