@@ -43,8 +43,9 @@ class Plan(Struct, frozen=True):
 
 
 def plan_group(index: LogIndex, commit: Index, writes: Sequence[LogWrite], max_entry_bytes: int) -> Plan:
-    """One group for all of `writes`, of which only the first may hold a snapshot. `commit` is the largest commit index known to the
-    log.
+    """One group for all of `writes`. `commit` is the largest commit index known to the log.
+
+    A snapshot that the log does not hold makes void what was planned before it, so its record is always the first.
 
     Raises:
         InvalidRequest: an entry is larger than `max_entry_bytes`.
@@ -67,7 +68,8 @@ class _Planner:
     def __init__(self, index: LogIndex, commit: Index, max_entry_bytes: int) -> None:
         self._index = index
         self._max_entry_bytes = max_entry_bytes
-        self._terms: dict[Index, Term] = {}
+        self._begin = index.begin.index
+        self._terms: dict[Index, Term] = {}  # of what is planned; entries from the smallest of these on are no longer the log's
         self.commit = commit
         self.last = index.last
         self.reset: SnapshotMeta | None = None
@@ -75,20 +77,20 @@ class _Planner:
         self.configurations: dict[int, Configuration] = {}
 
     def install(self, snapshot: SnapshotMeta) -> None:
-        if self.records:
-            raise InvariantBroken("an installed snapshot must come first in its group")
-        if snapshot.index <= self._index.begin.index or self._index.term_at(snapshot.index) == snapshot.term:
+        if snapshot.index <= self._begin or self._term_at(snapshot.index) == snapshot.term:
             return
         if snapshot.index <= min(self.commit, self.last.index):
             raise InvariantBroken(
                 f"snapshot {snapshot.index} (term {snapshot.term}) contradicts the log, which holds term "
-                f"{self._index.term_at(snapshot.index)} there and knows {self.commit} to be committed"
+                f"{self._term_at(snapshot.index)} there and knows {self.commit} to be committed"
             )
         self.reset = snapshot
         self.last = EntryId(snapshot.index, snapshot.term)
         self.commit = max(self.commit, snapshot.index)
-        self._terms[snapshot.index] = snapshot.term
-        self.records.append(reset_record(snapshot))
+        self._begin = snapshot.index
+        self._terms = {snapshot.index: snapshot.term}
+        self.records = [reset_record(snapshot)]
+        self.configurations = {}
 
     def append(self, entries: tuple[Entry, ...]) -> None:
         first = entries[0].index
@@ -97,11 +99,9 @@ class _Planner:
                 f"entry {first} (term {entries[0].term}) does not follow the log, which ends at {self.last.index} and knows "
                 f"{self.commit} to be committed"
             )
-        term = self._terms.get(first - 1)
+        term = self._term_at(first - 1)
         if term is None:
-            term = self._index.term_at(first - 1)
-        if term is None:
-            raise InvariantBroken(f"entry {first} comes before the log, which begins at {self._index.first}")
+            raise InvariantBroken(f"entry {first} comes before the log, which begins at {self._begin + 1}")
         for index, entry in enumerate(entries, first):
             if entry.index != index or entry.term < term:
                 raise InvariantBroken(f"entry {entry.index} (term {entry.term}) follows entry {index - 1} (term {term})")
@@ -114,6 +114,12 @@ class _Planner:
                 self.configurations[len(self.records)] = _configuration(entry)
             self.records.append(entry_record(entry))
         self.last = entries[-1].id
+
+    def _term_at(self, index: Index) -> Term | None:
+        if index > self.last.index:
+            return None
+        term = self._terms.get(index)
+        return self._index.term_at(index) if term is None and self.reset is None else term
 
 
 def _configuration(entry: Entry) -> Configuration:

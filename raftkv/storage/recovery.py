@@ -14,8 +14,9 @@ The rules behind the tables:
    at all. Without proof the group is dropped and the node is *suspect*: it may have promised what it no longer knows.
 3. *A seal ends the ambiguity.* An idle or closing writer puts one after the last group, once that is durable. A bad group before a
    seal is rot by rule 1. A bad seal takes nothing with it.
-4. *An unsealed tail is not trusted in place.* After a failed fsync the page cache may show a group that the disk does not hold, and
-   no fsync will tell. So the last group, sound but unsealed, is written again in a new segment, and the old segment ends before it.
+4. *What is seen is not trusted to be on the disk.* After a failed fsync the page cache may show a group that the disk does not
+   hold, and no fsync will tell. So the last group, sound but unsealed, is written again in a new segment, and the old segment ends
+   before it. A seal is written again in place, as is the last group when the disk is full.
 5. *Nothing is made up.* What is missing in a directory that belongs to a node is lost, not new.
 """
 

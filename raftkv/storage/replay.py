@@ -66,6 +66,7 @@ from raftkv.storage.segment import (
     Tail,
     check_header,
     create_segment,
+    discard_segment,
     holds_group,
     is_blank,
     read_header,
@@ -395,7 +396,10 @@ class _Replay:
             return Position(scan.position, scan.number, scan.checksum, self._committed(), True)
         if action is TailAction.REWRITE and last_group is not None:
             before = (last_group.offset, last_group.head.number - 1, last_group.head.previous, last_group.before)
-            return self._next_segment(*before, copy=last_group, suspect=self._manifest.suspect)
+            try:
+                return self._next_segment(*before, copy=last_group, suspect=self._manifest.suspect)
+            except DiskFull:
+                return self._rewrite_in_place(scan, last_group)
         suspect = self._manifest.suspect
         if action is TailAction.SUSPECT:
             suspect = max(suspect or 0, tail.head.last.index if tail.head else scan.last.index + 1)
@@ -418,20 +422,28 @@ class _Replay:
             # A node with a full disk should start and serve reads: take what recovery needs and no more.
             header = SegmentHeader(self._settings.group, old.id + 1, needed, number + 1, checksum, last, copy is not None)
             file = create_segment(self._disk, LOG_DIRECTORY, header)
-        self._files[header.id] = file
         position = Position(DATA_OFFSET, number, checksum, self._committed(), True)
-        self._index.add_segment(header.id)
+        moved: list[int] = []
         if copy is not None:
             group = encode_group(header.id, DATA_OFFSET, copy.head, records)
             file.write_at(DATA_OFFSET, group.data)
             file.sync()
-            self._index.move_tail(copy.offset, dict(zip([located.offset for located in copy.records], group.offsets, strict=True)))
+            moved = group.offsets
             position = Position(DATA_OFFSET + len(group.data), copy.head.number, group.checksum, self._committed(), False)
         kept = self._manifest.segments[:-1]
         if end > DATA_OFFSET:
             kept += (SegmentEntry(old.id, old.capacity, end, number, checksum),)
-        self._manifest = Manifest(self._manifest.group, self._index.begin, (*kept, SegmentEntry(header.id, header.capacity)), suspect)
-        store_manifest(self._disk, MANIFEST_PATH, self._manifest)
+        manifest = Manifest(self._manifest.group, self._index.begin, (*kept, SegmentEntry(header.id, header.capacity)), suspect)
+        try:
+            store_manifest(self._disk, MANIFEST_PATH, manifest)
+        except DiskFull:
+            discard_segment(self._disk, LOG_DIRECTORY, file)
+            raise
+        self._manifest = manifest
+        self._files[header.id] = file
+        self._index.add_segment(header.id)
+        if copy is not None:
+            self._index.move_tail(copy.offset, dict(zip([located.offset for located in copy.records], moved, strict=True)))
         if end == DATA_OFFSET:
             self._index.drop_segments([old.id])
             self._files.pop(old.id).close()
@@ -440,6 +452,14 @@ class _Replay:
         elif copy is not None:
             self._files[old.id].truncate(end)  # gives the space back; whether it is durable does not matter
         return position
+
+    def _rewrite_in_place(self, scan: Scan, last_group: ScannedGroup) -> Position:
+        """Without space for a new segment: the same bytes at the same place make the kernel write them again, and the sync then
+        tells whether the disk has them. Being the same bytes, they cannot harm what the disk may hold already."""
+        file = self._files[self._manifest.segments[-1].id]
+        file.write_at(last_group.offset, file.read_at(last_group.offset, last_group.end - last_group.offset))
+        file.sync()
+        return Position(scan.position, scan.number, scan.checksum, self._committed(), False)
 
     def _committed(self) -> Index:
         """What is known to be committed, of what is in the log."""

@@ -154,16 +154,16 @@ class Wal:
             StorageError: it may or may not be durable; the log is poisoned.
         """
         self._check_usable()
-        # Whether the log holds an installed snapshot's entry is asked of the durable log, so what precedes a snapshot is written
-        # first.
-        run: list[LogWrite] = []
-        for write in writes:
-            if write.snapshot is not None and run:
-                self._write_run(run)
-                run = []
-            run.append(write)
-        if run:
-            self._write_run(run)
+        plan = plan_group(self._index, self._position.commit, writes, self._settings.max_entry_bytes)
+        if plan.hard_state is not None:
+            encode_slot(HardStateSlot(0, plan.hard_state))  # too long a name is refused before anything is written
+        if plan.records:
+            self._make_room(group_bytes(plan.records))
+        with self._poisoning("writing the log"):
+            if plan.hard_state is not None and plan.hard_state != self._hard_state.current:
+                self._hard_state.write(plan.hard_state)
+            if plan.records:
+                self._write_group(plan)
 
     def read(self, first: Index, last: Index, max_bytes: int) -> list[Entry]:
         """The entries from `first` to `last`, as many as fit in `max_bytes` of payload but at least one; none if the log does not
@@ -302,19 +302,6 @@ class Wal:
             suspect=self._manifest.suspect,
             created=self._created,
         )
-
-    def _write_run(self, writes: Sequence[LogWrite]) -> None:
-        """One group. Only the first write may hold a snapshot."""
-        plan = plan_group(self._index, self._position.commit, writes, self._settings.max_entry_bytes)
-        if plan.hard_state is not None:
-            encode_slot(HardStateSlot(0, plan.hard_state))  # too long a name is refused before anything is written
-        if plan.records:
-            self._make_room(group_bytes(plan.records))
-        with self._poisoning("writing the log"):
-            if plan.hard_state is not None and plan.hard_state != self._hard_state.current:
-                self._hard_state.write(plan.hard_state)
-            if plan.records:
-                self._write_group(plan)
 
     def _write_group(self, plan: Plan) -> None:
         position = self._position
