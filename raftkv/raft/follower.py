@@ -38,7 +38,7 @@ class Follower:
         self.lost = False
         """The leader's connection broke, and nothing has been heard since."""
         self.announced_commit: Index = 0
-        """The newest commit index that the leader told of in an append."""
+        """The newest commit index that the leader told of."""
         self._silent_ticks = 0
         self._timeout = raft.rng.randrange(raft.config.election_ticks, 2 * raft.config.election_ticks)
         self._hurry: int | None = None
@@ -180,6 +180,8 @@ class Follower:
                 self._refuse(message.sender, message.commit, raft.log.last)
         else:
             raft.commit_to(message.commit)
+            self.announced_commit = max(self.announced_commit, message.commit)
+            raft.clear_suspicion()
         raft.send(
             HeartbeatResponse(raft.node, message.sender, raft.term, raft.incarnation, message.round, raft.suspect is None)
         )
@@ -187,6 +189,9 @@ class Follower:
 
     def _install(self, message: InstallSnapshot) -> None:
         raft, log, meta = self._raft, self._raft.log, message.snapshot
+        if meta.index < 0 or not 0 <= meta.term <= message.term:
+            raft.dropped["malformed"] += 1
+            return
         if raft.fenced is not None:
             if meta.index < log.begin.index:
                 raft.dropped["snapshot before the log's begin"] += 1

@@ -101,11 +101,13 @@ class Leader:
 
     def _hears_quorum(self) -> bool:
         raft = self._raft
-        active = {peer: 1 for peer, progress in self.peers.items() if progress.recently_active and progress.counts}
+        # A suspect peer counts here: without it nobody else can be elected, and only a leader can relieve it.
+        view = raft.view
+        active = {peer: 1 for peer, known in self.peers.items() if known.recently_active and view.knows(peer, known.incarnation)}
         active[raft.node] = 1
         for progress in self.peers.values():
             progress.recently_active = False
-        return raft.view.agreed(active) >= 1
+        return view.agreed(active) >= 1
 
     # Proposals.
 
@@ -162,9 +164,14 @@ class Leader:
             self._match.pop(message.sender, None)
             self._rounds.pop(message.sender, None)
             self._dirty = True
+        relieved = counts and not progress.counts
         progress.incarnation = message.incarnation
         progress.counts = counts
         progress.recently_active = True
+        if relieved and progress.match:
+            # What it acknowledged while it was suspect is as durable as the rest; nothing else would bring it up again.
+            self._match[message.sender] = progress.match
+            self._commit()
 
     def _acknowledged(self, message: AppendResponse, progress: Progress) -> None:
         raft = self._raft
@@ -269,6 +276,8 @@ class Leader:
             raise InvalidRequest(f"{to} leads already")
         if to not in raft.view.voting or to not in self.peers:
             raise InvalidRequest(f"{to} is not a voter; the voters are {', '.join(sorted(raft.view.voting))}")
+        if not self.peers[to].counts:
+            raise InvalidRequest(f"{to} does not count: it has lost what it promised, or has not caught up since it may have")
         if self._transfer is not None:
             raise InvalidRequest(f"leadership is being handed to {self._transfer} already")
         self._transfer = to
@@ -279,7 +288,8 @@ class Leader:
 
     def _hand_over(self) -> None:
         raft = self._raft
-        if self._transfer is not None and self.peers[self._transfer].match == raft.log.last:
+        progress = self.peers.get(self._transfer) if self._transfer is not None else None
+        if self._transfer is not None and progress is not None and progress.match == raft.log.last:
             raft.send(TimeoutNow(raft.node, self._transfer, raft.term, raft.incarnation))
 
     def snapshot_finished(self, peer: NodeId, ok: bool) -> None:
@@ -343,6 +353,10 @@ class Leader:
     def _append_nothing(self, peer: NodeId, progress: Progress) -> None:
         if progress.next > self._raft.log.begin.index:
             self._append(peer, progress, ())
+        else:
+            # The log no longer holds what comes next, and flow control may wait for an acknowledgement of what was lost.
+            progress.probe(progress.match + 1)
+            self._dirty = True
 
     def _snapshot(self, peer: NodeId, progress: Progress) -> None:
         raft = self._raft

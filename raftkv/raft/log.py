@@ -174,6 +174,16 @@ class Log:
         for write in self._writes:
             write.last = min(write.last, begin.index)
 
+    def jump(self, state: SnapshotMeta) -> None:
+        """A snapshot takes the place of the state; the log holds its entry and stays. Where no Ready has carried that entry, the disk
+        does not have it: there the log begins after the snapshot, and so it does here."""
+        self.committed = max(self.committed, state.index)
+        self.persisted = max(self.persisted, state.index)  # the state itself would bring it back
+        self.applied = state.index
+        if self._handed < state.index:
+            self._handed = state.index
+            self.compact(state)
+
     def compact(self, begin: SnapshotMeta) -> None:
         """Forget everything up to `begin.index`, which has been applied."""
         if not self.begin.index <= begin.index <= self.applied:

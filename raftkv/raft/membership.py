@@ -4,7 +4,7 @@ A configuration is in force from the moment that its entry is in the log, commit
 entry is cut off. `Membership` keeps those that the log holds. Changing a configuration is not done here; this module answers for
 whatever configuration an entry brings, joint ones and learners included.
 
-Incarnations: a configuration in which every member's incarnation is known is *formed*. Before, an election needs every voter, and the
+Incarnations: a configuration in which every voter's incarnation is known is *formed*. Before, an election needs every voter, and the
 winner writes down which incarnations elected it; afterwards a node that returns under its name with another incarnation counts for
 nothing, because it has forgotten what it promised.
 """
@@ -50,7 +50,7 @@ class View:
         self.nodes: tuple[NodeId, ...] = tuple(sorted(member.id for member in configuration.members))
         self.voting: frozenset[NodeId] = frozenset(configuration.voters) | frozenset(configuration.outgoing)
         self.incarnations: dict[NodeId, Incarnation] = {member.id: member.incarnation for member in configuration.members}
-        self.formed = all(self.incarnations.values())
+        self.formed = all(self.incarnations.get(voter) for voter in self.voting)
 
     def knows(self, node: NodeId, incarnation: Incarnation) -> bool:
         """Whether `node` is the one that this configuration means: its promises count. A node that is no member, or whose

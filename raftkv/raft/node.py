@@ -75,6 +75,9 @@ class Raft:
         self._durable_term: Term = stored.hard_state.term
         self._hard_state = stored.hard_state
         self._suspect: Index | None = stored.suspect
+        self._suspect_term: Term = stored.hard_state.term
+        # Whom this node promised what before it was started is forgotten, unless it never was in a term.
+        self._promised_until = config.election_ticks if stored.hard_state.term else 0
         self._fenced: str | None = None
         self._number = 0
         self._persisted_number = 0
@@ -432,9 +435,8 @@ class Raft:
     def take_snapshot(self, meta: SnapshotMeta) -> None:
         """Put the snapshot at `meta` in the place of the state, and of the log where the log does not hold that entry."""
         if self.log.holds(meta.index, meta.term) and meta.index >= self.log.begin.index:
-            self.log.committed = max(self.log.committed, meta.index)
-            self.log.persisted = max(self.log.persisted, meta.index)  # the state itself would bring it back
-            self.log.applied = meta.index
+            self.log.jump(meta)
+            self.membership.compact(self.log.begin.index)
         else:
             if meta.index <= self.log.committed:
                 raise InvariantBroken(f"the snapshot at {meta.index} of term {meta.term} contradicts the committed log")
@@ -446,11 +448,17 @@ class Raft:
         self._fenced = None
 
     def clear_suspicion(self) -> None:
-        """A leader of the present term has brought this node past everything that it may have forgotten, so it counts again."""
+        """A leader of the present term has brought this node past everything that it may have forgotten, so it counts again.
+
+        The leader's log holds all that was committed in earlier terms, and so does this one once it shares a committed entry of the
+        leader's own term. What was forgotten of the present term itself ends at `suspect`; in a term that this node had not seen when
+        it forgot, there is nothing of the kind.
+        """
         if self._suspect is None or not isinstance(self._role, Follower):
             return
         announced = self._role.announced_commit
-        if self.log.persisted >= max(self._suspect, announced) and announced and self.log.term_at(announced) == self._term:
+        needed = max(announced, self._suspect) if self._term == self._suspect_term else announced
+        if announced and self.log.persisted >= needed and self.log.term_at(announced) == self._term:
             self._suspect = None
 
     # The term gate and votes.
@@ -486,7 +494,12 @@ class Raft:
 
     def _holds_to_leader(self, transfer: bool) -> bool:
         """Stickiness (thesis, section 4.2.3): a node that hears from a leader helps nobody to depose it, unless the leader asked."""
-        return not transfer and self._role.hears_leader
+        return not transfer and (self._role.hears_leader or self._keeps_promise)
+
+    @property
+    def _keeps_promise(self) -> bool:
+        """Whether a leader may read on the strength of this node's silence: that outlives a new term and a restart (section 6.4.1)."""
+        return self.ticks < self._promised_until and self.configuration.lease_reads
 
     def _would_vote_for(self, sender: NodeId, incarnation: Incarnation, last_index: Index, last_term: Term) -> bool:
         view = self.view
@@ -509,6 +522,7 @@ class Raft:
     def _answer_vote(self, message: Vote) -> None:
         granted = (
             (self._vote == message.sender or (self._vote is None and self._role.leader is None))
+            and (message.transfer or not self._keeps_promise)
             and self._would_vote_for(message.sender, message.incarnation, message.last_index, message.last_term)
         )
         if granted:
@@ -527,6 +541,7 @@ class Raft:
             if isinstance(role, Follower) and role.leader is not None:
                 raise InvariantBroken(f"{message.sender} and {role.leader} both lead term {self._term}")
             self.become_follower(self._term, message.sender)
+        self._promised_until = self.ticks + self.config.election_ticks
         self._role.step(message)
 
     # Transitions.
