@@ -65,10 +65,10 @@ class RocksStore:
             raise storage_error("read", self.path, error) from error
 
     def scan(self, start: bytes, end: bytes, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
-        return _walk(self._iterator(start, end), start, limit, self.path)
+        return _walk(self._iterator(), start, end, limit, self.path)
 
     def count(self, start: bytes, end: bytes) -> int:
-        return _count(self._iterator(start, end), start, self.path)
+        return _count(self._iterator(), start, end, self.path)
 
     def write(self, writes: Writes, clear: Ranges = ()) -> None:
         batch = rocksdict.WriteBatch(raw_mode=True)
@@ -87,7 +87,7 @@ class RocksStore:
 
     def view(self) -> RocksView:
         # Two iterators made without a write between them show the same instant.
-        return RocksView(self._iterator(b"", None), self._iterator(b"", None), self.path)
+        return RocksView(self._iterator(), self._iterator(), self.path)
 
     def flush(self) -> None:
         try:
@@ -106,12 +106,9 @@ class RocksStore:
         with contextlib.suppress(rocksdict.DbClosedError):
             self._database.close()
 
-    def _iterator(self, start: bytes, end: bytes | None) -> rocksdict.RdictIter:
-        options = rocksdict.ReadOptions()
-        if end is not None:
-            options.set_iterate_upper_bound(end)
+    def _iterator(self) -> rocksdict.RdictIter:
         try:
-            return self._database.iter(options)
+            return self._database.iter()
         except Exception as error:
             raise storage_error("read", self.path, error) from error
 
@@ -137,10 +134,10 @@ class RocksView:
 
     def scan(self, start: bytes, end: bytes, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
         """As the store's, but one scan at a time."""
-        return _until(_walk(self._live(self._rows), start, limit, self._path), end)
+        return _walk(self._live(self._rows), start, end, limit, self._path)
 
     def count(self, start: bytes, end: bytes) -> int:
-        return _count(self._live(self._rows), start, self._path, end)
+        return _count(self._live(self._rows), start, end, self._path)
 
     def close(self) -> None:
         self._points = self._rows = None
@@ -229,12 +226,15 @@ def _open(path: Path, settings: StoreSettings, *, read_only: bool = False) -> ro
         raise storage_error("open", path, error) from error
 
 
-def _walk(iterator: rocksdict.RdictIter, start: bytes, limit: int | None, path: Path) -> Iterator[tuple[bytes, bytes]]:
+def _walk(iterator: rocksdict.RdictIter, start: bytes, end: bytes, limit: int | None, path: Path) -> Iterator[tuple[bytes, bytes]]:
     left = -1 if limit is None else limit
     try:
         iterator.seek(start)
         while left and iterator.valid():
-            yield iterator.key(), iterator.value()
+            key = iterator.key()
+            if key >= end:
+                return
+            yield key, iterator.value()
             left -= 1
             iterator.next()
         # An iterator that meets a damaged block ends as if there were no more rows; only its status tells.
@@ -243,18 +243,11 @@ def _walk(iterator: rocksdict.RdictIter, start: bytes, limit: int | None, path: 
         raise storage_error("read", path, error) from error
 
 
-def _until(rows: Iterator[tuple[bytes, bytes]], end: bytes) -> Iterator[tuple[bytes, bytes]]:
-    for row in rows:
-        if row[0] >= end:
-            return
-        yield row
-
-
-def _count(iterator: rocksdict.RdictIter, start: bytes, path: Path, end: bytes | None = None) -> int:
+def _count(iterator: rocksdict.RdictIter, start: bytes, end: bytes, path: Path) -> int:
     count = 0
     try:
         iterator.seek(start)
-        while iterator.valid() and (end is None or iterator.key() < end):
+        while iterator.valid() and iterator.key() < end:
             count += 1
             if count % _PAGE_ROWS == 0:
                 time.sleep(0)  # lets a thread that waits for the GIL have it now, rather than after the switch interval

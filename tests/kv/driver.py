@@ -17,6 +17,9 @@ from raftkv.sim.store import ModelStore
 Request = str | Sequence[bytes]
 """A request as text, split at spaces, or as its arguments."""
 
+LogEntry = tuple[bool, bytes]
+"""Whether it is a batch, and its payload."""
+
 SESSION = b"driver's session"
 START_MS = 1_700_000_000_000
 
@@ -56,13 +59,26 @@ class Driver:
         self.session = session
         self.next = (self.machine.session_last(session) or 0) + 1
         self.now_ms = START_MS
-        self.log: list[bytes] = []
+        self.log: list[LogEntry] = []
 
     def apply(self, payload: bytes) -> Applied:
-        """Apply an entry after all others."""
+        """Apply a batch after all other entries."""
         applied = self.machine.apply(self.machine.applied_index + 1, 1, payload)
-        self.log.append(payload)
+        self.log.append((True, payload))
         return applied
+
+    def configure(self, configuration: bytes) -> None:
+        """Apply a configuration after all other entries."""
+        self.machine.apply_empty(self.machine.applied_index + 1, 1, configuration)
+        self.log.append((False, configuration))
+
+    def follow(self, log: Sequence[LogEntry]) -> None:
+        """Apply those entries of `log` that are not applied yet."""
+        for is_batch, payload in log[self.machine.applied_index :]:
+            if is_batch:
+                self.apply(payload)
+            else:
+                self.configure(payload)
 
     def groups(self, *groups: Group, stamp_ms: int | None = None) -> list[GroupReplies]:
         """Apply one batch of groups."""

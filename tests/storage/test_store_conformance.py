@@ -98,6 +98,19 @@ def test_rows_are_in_the_order_of_their_bytes(store: Store) -> None:
     assert rows(store, b"c", b"a") == []
 
 
+def test_a_scan_goes_on_while_other_rows_are_read(store: Store) -> None:
+    """Reads, other scans and writes between two rows of a scan change nothing for it: not its rows, not where it ends."""
+    store.write({b"%03d" % n: b"x" for n in range(200)})
+    for begin in range(0, 190, 7):
+        seen = []
+        for key, _ in store.scan(b"%03d" % begin, b"%03d" % (begin + 5)):
+            seen.append(key)
+            assert store.get(b"%03d" % (begin + 6)) == b"x"
+            assert len(list(store.scan(b"0", b"00" + bytes([begin % 9 + 49])))) == begin % 9 + 1
+            store.write({b"%03d" % (begin + 3): b"x", b"other" + key: bytes(begin)})
+        assert seen == [b"%03d" % n for n in range(begin, begin + 5)]
+
+
 def test_a_scan_is_limited(store: Store) -> None:
     """A scan yields at most `limit` rows, the first ones."""
     store.write({b"%d" % n: b"" for n in range(9)})

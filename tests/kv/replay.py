@@ -1,0 +1,62 @@
+"""Replays a fixed history and writes what came of it: run in processes with different hash seeds, to compare.
+
+`python -m tests.kv.replay <model|rocks> <directory>` writes one line for the digest and one for each row.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+from raftkv.kv.store import Store
+from raftkv.storage.store import RocksStore
+from tests.kv.driver import START_MS, Driver, Request, empty_store, group, rows_of
+
+
+def request(rng: random.Random) -> Request:
+    """A random write."""
+    key = f"key{rng.randrange(60)}"
+    choices = [
+        f"set {key} {rng.randrange(100)}",
+        f"set {key} v px {rng.randrange(1, 400)} {rng.choice(['nx', 'xx', 'get'])}",
+        f"incrby {key} {rng.randrange(-9, 9)}",
+        f"del {key} key{rng.randrange(60)} key{rng.randrange(60)}",
+        f"pexpire {key} {rng.randrange(-50, 400)} {rng.choice(['nx', 'xx', 'gt', 'lt'])}",
+    ]
+    return "flushall" if rng.random() < 0.003 else rng.choice(choices)
+
+
+def history(driver: Driver, entries: int = 150, seed: int = 7) -> None:
+    """Apply entries of every kind: several sessions, groups sent again, gaps, time that passes, sessions that age."""
+    rng = random.Random(seed)
+    sessions = [b"session %08d" % number for number in range(6)]
+    following = dict.fromkeys(sessions, 1)
+    driver.now_ms = START_MS
+    for _ in range(entries):
+        driver.now_ms += rng.choice([0, 1, 30, 200, 900_000])
+        groups = []
+        for session in rng.sample(sessions, rng.randrange(4)):
+            first = max(1, following[session] + rng.choice([0, 0, 0, -2, 2]))
+            groups.append(group(session, first, [request(rng) for _ in range(rng.randrange(5))], floor=first // 2))
+        for answer in driver.groups(*groups):
+            if answer.problem == "unknown_session":
+                following[answer.session] = 1
+            elif answer.problem is None:
+                following[answer.session] = max(following[answer.session], answer.first + len(answer.replies))
+        if rng.random() < 0.05:
+            driver.configure(rng.randbytes(5))
+
+
+def main() -> None:
+    """Replay and report."""
+    store: Store = RocksStore(Path(sys.argv[2]) / "live") if sys.argv[1] == "rocks" else empty_store()
+    driver = Driver(store)
+    history(driver)
+    sys.stdout.write(driver.machine.digest.hex() + "\n")
+    sys.stdout.writelines(f"{name.hex()} {value.hex()}\n" for name, value in rows_of(store))
+    store.close()
+
+
+if __name__ == "__main__":
+    main()
