@@ -106,6 +106,7 @@ class AdminServer:
         task.add_done_callback(self._connections.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sent = False
         try:
             with contextlib.suppress(TimeoutError, OSError):
                 response = await self._answer(reader)
@@ -113,8 +114,10 @@ class AdminServer:
                     writer.write(_encode(response))
                     writer.close()
                     await writer.wait_closed()
+                    sent = True
         finally:
-            writer.transport.abort()
+            if not sent:
+                writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader) -> _Response:
         try:

@@ -287,6 +287,7 @@ class _Link:
         self._network = network
         self._dial_now = asyncio.Event()
         self._complaint = ""
+        self._closed = False
         self._task = asyncio.get_running_loop().create_task(self._dial(), name=f"raftkv-dial-{node}")
         self._task.add_done_callback(_raise_failure)
 
@@ -348,14 +349,15 @@ class _Link:
             self._network.on_disconnected(self.node)
 
     async def _dial(self) -> None:
-        """Keep a connection to the node, for ever."""
+        """Keep a connection to the node, until `close`."""
         pause = FIRST_RETRY_SECONDS
-        while True:
+        while not self._closed:
             self._dial_now.clear()
             connection = _Outgoing(self._network, self)
             try:
                 await self._connect(connection)
-                await connection.done.wait()
+                if not self._closed:
+                    await connection.done.wait()
             finally:
                 if not connection.ended and connection.transport is not None:
                     connection.close()
@@ -364,7 +366,8 @@ class _Link:
             else:
                 self._complain(connection.reason)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._dial_now.wait(), pause * self._network.rng.uniform(0.5, 1.0))
+                async with asyncio.timeout(pause * self._network.rng.uniform(0.5, 1.0)):
+                    await self._dial_now.wait()
             pause = min(2 * pause, LAST_RETRY_SECONDS)
 
     async def _connect(self, connection: _Outgoing) -> None:
@@ -396,13 +399,18 @@ class _Link:
         outgoing = self.outgoing
         if self.incoming is not None:
             self.incoming.end("this node stops")
+        # A cancellation can be lost in a library that the task awaits (asyncio.wait_for in Python 3.11 was one), so there is a flag too.
+        self._closed = True
+        self._dial_now.set()
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         if outgoing is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(outgoing.gone.wait(), LINGER_SECONDS)
-            outgoing.transport.abort()
+                async with asyncio.timeout(LINGER_SECONDS):
+                    await outgoing.gone.wait()
+            if not outgoing.gone.is_set():
+                outgoing.transport.abort()
 
 
 class PeerNetwork:
