@@ -22,7 +22,7 @@ _PENDING: Final = cast(Reply, _Pending())
 
 
 class Chunk:
-    """Requests that arrived together. `position` is the first one that has not been taken up.
+    """Requests that arrived together and wait for their turn. `position` is the first one that has not been taken up.
 
     With `refusal`, nothing of them is taken up but what concerns the connection or the node. `unkept` counts requests that were
     refused while they would have had to wait: nothing is kept of them but their place.
@@ -30,13 +30,21 @@ class Chunk:
 
     __slots__ = ("deadline_ms", "position", "refusal", "requests", "sizes", "unkept")
 
-    def __init__(self, requests: list[list[bytes]], sizes: list[int], deadline_ms: int) -> None:
+    def __init__(
+        self,
+        requests: list[list[bytes]],
+        sizes: list[int],
+        deadline_ms: int,
+        position: int,
+        refusal: Failure | None,
+        unkept: int = 0,
+    ) -> None:
         self.requests = requests
         self.sizes = sizes
         self.deadline_ms = deadline_ms
-        self.position = 0
-        self.refusal: Failure | None = None
-        self.unkept = 0
+        self.position = position
+        self.refusal = refusal
+        self.unkept = unkept
 
 
 class Connection:

@@ -39,6 +39,8 @@ from raftkv.router.proposals import Outcome, Proposals
 from raftkv.router.reads import OwnReads, Reads
 from raftkv.router.writes import OwnWrites
 
+_CONNECTION, _READ, _WRITE = Kind.CONNECTION, Kind.READ, Kind.WRITE  # members of an enum cost more to look up than names
+
 REBUILDING = Failure("CLUSTERDOWN", "this node is rebuilding its state; ask another node")
 STOPPING = Failure("CLUSTERDOWN", "this node is stopping; ask another node")
 OVERLOADED = Failure("OVERLOADED", "this node holds as many requests as it may; wait and try again")
@@ -128,124 +130,127 @@ class Router:
         connection = self._connections.get(connection_id)
         if connection is None or connection.closing or connection.closed or not requests:
             return
-        sizes = [sum(map(len, request)) for request in requests]
-        total = sum(sizes)
         settings = self._settings
-        chunk = Chunk(requests, sizes, now_ms + settings.timeout_ms)
-        if self._held_commands + len(sizes) > settings.max_commands or self._held_bytes + total > settings.max_bytes:
-            chunk.refusal = OVERLOADED
+        sizes = [sum(map(len, request)) for request in requests]
+        count, total = len(sizes), sum(sizes)
+        deadline_ms = now_ms + settings.timeout_ms
+        refusal: Failure | None = None
+        if self._held_commands + count > settings.max_commands or self._held_bytes + total > settings.max_bytes:
+            refusal = OVERLOADED
             if connection.chunks or not connection.idle:
-                chunk.requests = []
-                chunk.unkept = len(sizes)
-                sizes = [0] * chunk.unkept
-                total = 0
-        self._held_commands += len(sizes)
+                connection.hold([0] * count)
+                connection.chunks.append(Chunk([], [], deadline_ms, 0, refusal, unkept=count))
+                self._held_commands += count
+                return
+        self._held_commands += count
         self._held_bytes += total
         connection.hold(sizes)
-        connection.chunks.append(chunk)
-        if len(connection.chunks) == 1:
-            self._advance(connection, now_ms)
+        if connection.chunks:
+            connection.chunks.append(Chunk(requests, sizes, deadline_ms, 0, refusal))
+            return
+        position = self._take(connection, requests, sizes, 0, deadline_ms, self._refusal or refusal)
+        if position < count and not connection.closing:
+            connection.chunks.append(Chunk(requests, sizes, deadline_ms, position, refusal))
 
     # Taking up requests in their order.
 
-    def _advance(self, connection: Connection, now_ms: int) -> None:
-        """Take up whatever of the connection's requests may be taken up."""
-        refusal: Failure | None = None
+    @property
+    def _refusal(self) -> Failure | None:
+        """Why this node takes up no reads and writes at all, if so."""
         if self._stopping:
-            refusal = STOPPING
-        elif not self._replica.ready_to_serve:
-            refusal = REBUILDING
+            return STOPPING
+        return None if self._replica.ready_to_serve else REBUILDING
+
+    def _advance(self, connection: Connection, now_ms: int) -> None:
+        """Take up whatever may be taken up now of the requests that waited."""
         while connection.chunks and not connection.closing:
             chunk = connection.chunks[0]
+            for _ in range(chunk.unkept):
+                connection.reply(OVERLOADED)
             late = self._unsent_failure() if chunk.deadline_ms <= now_ms else None
-            if not self._take_chunk(connection, chunk, refusal or chunk.refusal or late):
+            refusal = self._refusal or chunk.refusal or late
+            position = self._take(connection, chunk.requests, chunk.sizes, chunk.position, chunk.deadline_ms, refusal)
+            if position < len(chunk.requests):
+                chunk.position = position
                 return
             connection.chunks.popleft()
 
-    def _take_chunk(self, connection: Connection, chunk: Chunk, refusal: Failure | None) -> bool:
-        """Take up requests of `chunk` until one has to wait; True when none is left."""
-        for _ in range(chunk.unkept):
-            connection.reply(OVERLOADED)
-        end = len(chunk.requests)
-        while chunk.position < end:
+    def _take(
+        self,
+        connection: Connection,
+        requests: list[list[bytes]],
+        sizes: list[int],
+        position: int,
+        deadline_ms: int,
+        refusal: Failure | None,
+    ) -> int:
+        """Take up requests from `position` on until one has to wait; its position is returned.
+
+        With `refusal`, nothing is taken up but what concerns the connection or the node.
+        """
+        end = len(requests)
+        while position < end and not connection.closing:
             try:
-                command = parse_request(chunk.requests[chunk.position])
+                command = parse_request(requests[position])
             except CommandError as error:
                 connection.reply(error.failure)
-                chunk.position += 1
+                position += 1
                 continue
-            if command.kind is Kind.CONNECTION:
+            if command.kind is _CONNECTION:
                 if not self._attend(connection, command):
-                    return False
-                chunk.position += 1
+                    break
+                position += 1
             elif refusal is not None:
                 connection.reply(refusal)
-                chunk.position += 1
-            elif command.kind is Kind.WRITE:
+                position += 1
+            elif command.kind is _WRITE:
                 if not connection.may_write:
-                    return False
-                self._take_writes(connection, chunk, command)
+                    break
+                commands = self._run(requests, position, command)
+                after = position + len(commands)
+                self._issue_writes(connection, commands, sizes[position:after], deadline_ms)
+                position = after
             else:
                 if not connection.may_read:
-                    return False
-                self._take_reads(connection, chunk, command)
-            if connection.closing:
-                return True
-        return True
-
-    def _take_writes(self, connection: Connection, chunk: Chunk, command: Command) -> None:
-        """Take up `command` and the writes that follow it."""
-        first = chunk.position
-        requests = chunk.requests
-        commands = [command]
-        position = first + 1
-        end = len(requests)
-        try:
-            while position < end:
-                command = parse_request(requests[position])
-                if command.kind is not Kind.WRITE:
                     break
-                commands.append(command)
-                position += 1
-        except CommandError:
-            pass  # the loop of _take_chunk meets it again, at its turn
-        sizes = chunk.sizes[first:position]
-        chunk.position = position
+                commands = [command] if command.slow else self._run(requests, position, command)
+                after = position + len(commands)
+                self._issue_reads(connection, commands, sum(sizes[position:after]), deadline_ms)
+                position = after
+        return position
+
+    def _run(self, requests: list[list[bytes]], position: int, command: Command) -> list[Command]:
+        """`command`, which is the request at `position`, and the commands of its kind that follow it; a slow one ends the run."""
+        kind = command.kind
+        commands = [command]
+        for following in range(position + 1, len(requests)):
+            try:
+                command = parse_request(requests[following])
+            except CommandError:
+                break  # it is met again at its turn
+            if command.kind is not kind or command.slow:
+                break
+            commands.append(command)
+        return commands
+
+    def _issue_writes(self, connection: Connection, commands: list[Command], sizes: list[int], deadline_ms: int) -> None:
         limit = self._settings.max_entry_bytes
         if max(sizes) <= limit:
-            self._issue_writes(connection, commands, sizes, chunk.deadline_ms)
+            count = len(commands)
+            ticket = connection.expect(count)
+            connection.writes_out += count
+            self._writes.add(connection, ticket, commands, sizes, deadline_ms)
             return
-        for one, size in zip(commands, sizes, strict=True):
+        for command, size in zip(commands, sizes, strict=True):
             if size <= limit:
-                self._issue_writes(connection, [one], [size], chunk.deadline_ms)
+                self._issue_writes(connection, [command], [size], deadline_ms)
             else:
                 connection.reply(Failure("ERR", f"the command has {size} bytes; max_entry_bytes is {limit}"))
 
-    def _issue_writes(self, connection: Connection, commands: list[Command], sizes: list[int], deadline_ms: int) -> None:
-        ticket = connection.expect(len(commands))
-        connection.writes_out += len(commands)
-        self._writes.add(connection, ticket, commands, sizes, deadline_ms)
-
-    def _take_reads(self, connection: Connection, chunk: Chunk, command: Command) -> None:
-        """Take up `command` and the reads that follow it; a slow one on its own."""
-        first = chunk.position
-        requests = chunk.requests
-        commands = [command]
-        position = first + 1
-        slow = command.slow
-        try:
-            while position < len(requests) and not slow:
-                command = parse_request(requests[position])
-                if command.kind is not Kind.READ or command.slow:
-                    break
-                commands.append(command)
-                position += 1
-        except CommandError:
-            pass  # the loop of _take_chunk meets it again, at its turn
-        chunk.position = position
+    def _issue_reads(self, connection: Connection, commands: list[Command], size: int, deadline_ms: int) -> None:
         ticket = connection.expect(len(commands))
         connection.reads_out += len(commands)
-        reads = OwnReads(connection, ticket, commands, sum(chunk.sizes[first:position]), chunk.deadline_ms)
+        reads = OwnReads(connection, ticket, commands, size, deadline_ms)
         if connection.readonly:
             self._reads.execute_local(reads)
         else:

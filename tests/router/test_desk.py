@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from raftkv.errors import InvalidRequest, Unavailable
 from raftkv.kv.commands import SPECS, Kind
 from raftkv.kv.replies import OK, Failure, Reply, Simple
 from raftkv.raft.ready import Role
@@ -161,6 +162,43 @@ def test_command_docs_tell_the_summary() -> None:
     assert isinstance(entry, dict)
     assert entry[b"group"] == b"string"
     assert entry[b"summary"] == SPECS["get"].summary.encode()
+
+
+class Operator:
+    """Does what an operator asks, and remembers it."""
+
+    def __init__(self) -> None:
+        self.asked: list[str | None] = []
+
+    def status(self) -> bytes:
+        """The state of the cluster."""
+        return b'{"nodes": []}'
+
+    def transfer(self, to: str | None) -> None:
+        """Hand over."""
+        self.asked.append(to)
+        if to == "n9":
+            raise InvalidRequest("n9 is not a voter")
+        if to == "n8":
+            raise Unavailable("there is no leader to ask")
+
+
+def test_operators_may_use_any_client() -> None:
+    """RAFTKV.STATUS and RAFTKV.TRANSFER are passed on, and refusals are errors of their kind."""
+    stand = Stand()
+    operator = Operator()
+    stand.router._desk._operations = operator
+    stand.lead()
+    replies = stand.do("RAFTKV.STATUS", "RAFTKV.TRANSFER", "raftkv.transfer n2", "RAFTKV.TRANSFER n9", "RAFTKV.TRANSFER n8")
+    assert replies == [
+        b'{"nodes": []}',
+        OK,
+        OK,
+        err("n9 is not a voter"),
+        err("there is no leader to ask", "CLUSTERDOWN"),
+    ]
+    assert operator.asked == [None, "n2", "n9", "n8"]
+    assert stand.do("RAFTKV.TRANSFER a b") == [err("wrong number of arguments for 'raftkv.transfer' command")]
 
 
 FACTS = NodeFacts(
