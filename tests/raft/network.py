@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from raftkv.raft.config import Config
 from raftkv.raft.membership import decode_configuration
-from raftkv.raft.messages import InstallSnapshot, Message
+from raftkv.raft.messages import InstallSnapshot, Message, PreVote, Vote
 from raftkv.raft.node import Raft
 from raftkv.raft.ready import Fetch, ReadPoint, Ready, Role
 from raftkv.raft.types import (
@@ -182,6 +182,8 @@ class Node:
         self.reads: list[ReadPoint] = []
         self.readies: list[Ready] = []
         """Every Ready since the last start, for tests that compare effects exactly."""
+        self.campaigns = 0
+        """How many PreVotes and votes this node asked for."""
         self.raft_or_none: Raft | None = None
 
     @property
@@ -350,6 +352,7 @@ class Node:
     def _send(self, messages: Iterable[Message]) -> None:
         for message in messages:
             self.network.oracle.sends(self, message)
+            self.campaigns += isinstance(message, PreVote | Vote)
             if message.to == self.name:
                 self.raft.step(message)
             else:
@@ -475,13 +478,12 @@ class Network:
     # -- bigger steps, for the set-up of a test
 
     def campaign(self, name: NodeId) -> None:
-        """Let `name` tick until its patience ends and it starts an election."""
-        node = self.nodes[name]
-        term = node.raft.term
+        """Let `name` tick until its patience ends and it starts an election, or another one."""
+        before = self.nodes[name].campaigns
         for _ in range(2 * self.config.election_ticks + 1):
-            if node.raft.role is not Role.FOLLOWER or node.raft.term != term:
-                return
             self.tick(name)
+            if self.nodes[name].campaigns > before:
+                return
         raise AssertionError(f"{name} does not campaign")
 
     def elect(self, name: NodeId) -> None:

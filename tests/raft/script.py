@@ -19,6 +19,7 @@ difference before it is committed.
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -95,6 +96,7 @@ class Seen:
 
     facts: dict[str, str]
     log: list[EntryId]
+    dropped: Counter[str]
 
 
 class Script:
@@ -118,7 +120,8 @@ class Script:
         self.out = []
         for line in commands:
             self._execute(line)
-        return self.out or ["(nothing changed)"]
+        silent = all(line.split()[0] in ("quietly", "cluster", "hold", "patience") for line in commands)
+        return self.out or ([] if silent else ["(nothing changed)"])
 
     def _execute(self, line: str) -> None:
         """One command. ``quietly COMMAND`` prints nothing of what it does: for a set-up that is no part of the proof."""
@@ -164,8 +167,8 @@ class Script:
             shadow = self.network.oracle.shadows[node.name]
             log = [shadow.begin, *(entry.id for entry in shadow.entries)]
             texts |= {entry.id: entry_text(entry) for entry in shadow.entries}
-        now = Seen(facts_of(node, log), log)
-        before = self.seen.get(node.name, Seen({}, []))
+        now = Seen(facts_of(node, log), log, Counter(node.raft.dropped if node.up else ()))
+        before = self.seen.get(node.name, Seen({}, [], Counter()))
         changed: list[str] = []
         for key, value in now.facts.items():
             old = before.facts.get(key, "")
@@ -177,6 +180,7 @@ class Script:
                 changed.append(f"{key} {old or 'none'} → {value or 'none'}")
         lines = [f"{node.name}: {', '.join(changed)}"] if changed else []
         lines += log_changes(node.name, before.log, log, texts)
+        lines += [f"{node.name}: drops a message: {why}" for why in sorted((now.dropped - before.dropped).elements())]
         return lines, now
 
     def _watch(self, action: Callable[[], None]) -> None:
@@ -217,7 +221,7 @@ class Script:
             tail_entries=int(tail) if tail else 1 << 20,
         )
         for name, node in self.network.nodes.items():
-            self.seen[name] = Seen(facts_of(node, []), self._changes(node)[1].log)
+            self.seen[name] = self._changes(node)[1]
 
     def do_start(self, name: str, incarnation: str) -> None:
         """start n3 incarnation=103: a node of the configuration that was never up before."""
@@ -231,12 +235,12 @@ class Script:
             node.crash()
         self.do_start(name, incarnation)
 
-    def do_given(self, name: str, *terms: str) -> None:
-        """given n1 1 1 2: the node's log, and a term in which it could have come about, for the set-up of a trace."""
+    def do_given(self, name: str, *terms: str, term: str = "0") -> None:
+        """given n1 1 1 2 [term=3]: the node's log, and the term that it is in, for the set-up of a trace."""
         node = self.network[name]
         node.crash()
         node.disk.entries = [Entry(rank, int(term), EntryKind.BATCH, b"%d" % rank) for rank, term in enumerate(terms, start=1)]
-        node.disk.hard_state = HardState(max(map(int, terms)))
+        node.disk.hard_state = HardState(max(map(int, [*terms, term])))
         node.start()
 
     def do_isolate(self, name: str) -> None:
@@ -457,7 +461,6 @@ def facts_of(node: Node, log: list[EntryId]) -> dict[str, str]:
         "suspect": str(raft.suspect) if raft.suspect is not None else "",
         "fenced": raft.fenced or "",
         "reads": " ".join(f"{point.context}@{point.index}" for point in node.reads),
-        "refused": " ".join(f"{why}:{count}" for why, count in sorted(raft.dropped.items())),
     }
 
 
