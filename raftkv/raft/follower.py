@@ -182,6 +182,8 @@ class Follower:
             raft.commit_to(message.commit)
             self.announced_commit = max(self.announced_commit, message.commit)
             raft.clear_suspicion()
+        if message.round == 0:
+            return
         raft.send(
             HeartbeatResponse(raft.node, message.sender, raft.term, raft.incarnation, message.round, raft.suspect is None)
         )

@@ -337,9 +337,11 @@ class Leader:
                 raft.fetch(peer, progress.next, log.window_first - 1, config.max_append_bytes)
                 return
             self._append(peer, progress, entries)
-        if progress.state is PeerState.REPLICATE and progress.commit_sent < log.committed and progress.commit_sent < progress.next - 1:
-            # Nothing else carries the news, and followers answer their clients from what they apply.
-            self._append_nothing(peer, progress)
+        commit = min(log.committed, progress.match)
+        if progress.state is PeerState.REPLICATE and progress.commit_sent < commit:
+            # Nothing else carries the news, and followers answer their clients from what they apply. Round 0 wants no answer.
+            progress.commit_sent = commit
+            raft.send(Heartbeat(raft.node, peer, raft.term, raft.incarnation, commit, 0))
 
     def _append(self, peer: NodeId, progress: Progress, entries: tuple[Entry, ...]) -> None:
         raft, log = self._raft, self._raft.log

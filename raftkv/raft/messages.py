@@ -85,7 +85,8 @@ class AppendRejected(MessageBase, frozen=True, array_like=True, tag=7):
 
 class Heartbeat(MessageBase, frozen=True, array_like=True, tag=8):
     """I lead. `commit` is never above what the receiver acknowledged. `round` numbers the leader's rounds in this term: an answer
-    proves leadership at the time that the round started (thesis, section 6.4)."""
+    proves leadership at the time that the round started (thesis, section 6.4). Round 0 only tells of the commit index, and is not
+    answered."""
 
     commit: Index
     round: int
