@@ -12,10 +12,11 @@ from raftkv.raft.types import Entry, EntryId, SnapshotMeta, Stored, Term
 from tests.raft.bare import THREE, batch, runs_of, stored
 
 MANY = 1 << 20
+NOTHING = EntryId(0, 0)
 
 
 def log_of(
-    *terms: Term, begin: EntryId = EntryId(0, 0), window_bytes: int = MANY, window_entries: int = MANY, tail: int | None = None
+    *terms: Term, begin: EntryId = NOTHING, window_bytes: int = MANY, window_entries: int = MANY, tail: int | None = None
 ) -> Log:
     """A log whose entries after `begin` are of these `terms`, all durable; everything up to `begin` is committed and applied."""
     facts = stored(*terms, begin=SnapshotMeta(begin.index, begin.term, THREE), tail=tail)
@@ -47,7 +48,7 @@ def test_up_to_date(last_index: int, last_term: int, expected: bool) -> None:
 
 @pytest.mark.parametrize(
     ("index", "term", "expected"),
-    [(9, 9, 8), (8, 4, 8), (8, 3, 6), (7, 3, 6), (6, 2, 5), (5, 2, 5), (5, 1, 3), (9, 0, 3), (2, 5, 2)],
+    [(9, 9, 8), (8, 4, 8), (8, 3, 6), (7, 3, 6), (6, 2, 5), (5, 2, 5), (5, 1, 3), (9, 0, 3), (2, 5, 3)],
 )
 def test_where_two_logs_may_still_agree(index: int, term: int, expected: int) -> None:
     """The newest entry not after the index and not of a later term, found one run of terms at a time; the begin at the least."""
