@@ -32,6 +32,7 @@ _FEW = 10
 _WINDOW = 32 * 1024
 # The lines that begin an argument of each short length, and a request of few arguments. Looking a line up proves it well-formed.
 _BULK_LINES = [b"$%d" % length for length in range(_SHORT)]
+_LENGTHS = {b"$%d\r" % length: length for length in range(_SHORT)}
 _COUNT_LINES = {b"*%d" % count: count for count in range(1, _FEW + 1)}
 
 # What a browser that was tricked into sending a request here begins a line with; Redis closes such connections too.
@@ -93,6 +94,7 @@ class RequestParser:
         self._need = 0  # bytes of `_pending` below which no progress is possible
         self._scanned = -1  # when a line is awaited: bytes of `_pending` known to hold no line feed; else -1
         self._backlog = False
+        self._empty = 0  # requests without arguments in this `feed`
         # The request being read: its arguments so far, how many are missing, its size, and the length of the next, if known.
         self._arguments: list[bytes] = []
         self._missing = 0
@@ -126,21 +128,42 @@ class RequestParser:
             data = bytes(self._pending)
             self._pending = bytearray()
         requests: list[list[bytes]] = []
-        position = 0
-        if most > _FEW and not self._missing:
-            position = _parse_short(data, most, requests)
-        self._backlog = False
         try:
-            position = self._parse(data, position, most, requests)
+            position = self._parse(data, most, requests)
         except _Bad as error:
             self.problem = Failure("ERR", f"Protocol error: {error}")
             self._arguments = []
             self._size = 0
             self._length = -1
+            self._backlog = False
             return requests
         if position < len(data):
             self._pending = bytearray(data[position:] if position else data)
         return requests
+
+    def _parse(self, data: bytes, most: int, requests: list[list[bytes]]) -> int:
+        """Append to `requests` what `data` holds, at most `most`; how far it came.
+
+        Long runs of short requests go through `_parse_short`. Each time that it finds nothing, more requests go through the complete
+        parser before it is tried again.
+        """
+        position = 0
+        left = most
+        stride = 1
+        self._empty = 0
+        while True:
+            if left > _FEW and not self._missing:
+                before = position
+                position = _parse_short(data, position, left, requests)
+                if position == len(data):
+                    self._backlog = False
+                    return position
+                stride = min(2 * stride, 64) if position == before else 1
+                left = most - len(requests) - self._empty
+            position = self._parse_any(data, position, min(left, stride), requests)
+            left = most - len(requests) - self._empty
+            if left <= 0 or not self._backlog:
+                return position
 
     def _progress_possible(self) -> bool:
         """Whether what is pending can now be more than the beginning of a line or of an argument."""
@@ -152,14 +175,15 @@ class RequestParser:
             return True
         return len(self._pending) >= self._need
 
-    def _parse(self, data: bytes, position: int, most: int, requests: list[list[bytes]]) -> int:
-        """Parse from `position` on, whatever the requests look like; how far it came."""
+    def _parse_any(self, data: bytes, position: int, most: int, requests: list[list[bytes]]) -> int:
+        """The same from `position` on, for requests of any kind; `_backlog` says whether it stopped because of `most`."""
         end = len(data)
-        empty = 0
+        most += len(requests) + self._empty
+        self._backlog = False
         self._need = 0
         while position < end:
             if self._missing == 0:
-                if len(requests) + empty >= most:
+                if len(requests) + self._empty >= most:
                     self._backlog = True
                     return position
                 line_end = self._line_end(data, position)
@@ -167,47 +191,72 @@ class RequestParser:
                     return position
                 if data[position] == 0x2A:
                     self._begin(data[position + 1 : line_end - 1], data[line_end - 1])
-                    empty += self._missing == 0
+                    self._empty += self._missing == 0
                 else:
                     arguments = split_inline(data[position:line_end])
                     if arguments:
                         requests.append(arguments)
                     else:
-                        empty += 1
+                        self._empty += 1
                 position = line_end + 1
                 continue
-            if self._length < 0:
-                line_end = self._line_end(data, position)
-                if line_end < 0:
-                    return position
-                self._begin_argument(data[position:line_end])
-                position = line_end + 1
-            stop = position + self._length
-            if stop + 2 > end:
-                self._need = stop + 2 - position
+            position = self._parse_arguments(data, position)
+            if self._missing:
                 return position
-            if data[stop : stop + 2] != b"\r\n":
+            requests.append(self._arguments)
+            self._arguments = []
+            self._size = 0
+        return position
+
+    def _parse_arguments(self, data: bytes, position: int) -> int:
+        """Take as many of the missing arguments as `data` holds from `position` on; how far it came."""
+        arguments = self._arguments
+        length = self._length
+        size = self._size
+        limits = self.limits
+        line_bytes = limits.max_line_bytes + 1
+        for _ in range(self._missing):
+            if length < 0:
+                line_end = data.find(b"\n", position, position + line_bytes)
+                if line_end < 0:
+                    self._no_line_end(data, position)
+                    break
+                line = data[position:line_end]
+                known = _LENGTHS.get(line)
+                length = self._check_argument(line) if known is None else known
+                size += length + ARGUMENT_OVERHEAD_BYTES
+                if size > limits.max_request_bytes:
+                    raise _Bad("too big request")
+                position = line_end + 1
+            stop = position + length
+            after = stop + 2
+            if after > len(data):
+                self._need = after - position
+                break
+            if data[stop:after] != b"\r\n":
                 raise _Bad("expected CR LF after a bulk string")
-            self._arguments.append(data[position:stop])
-            position = stop + 2
-            self._length = -1
+            arguments.append(data[position:stop])
+            position = after
+            length = -1
             self._missing -= 1
-            if self._missing == 0:
-                requests.append(self._arguments)
-                self._arguments = []
-                self._size = 0
+        self._length = length
+        self._size = size
         return position
 
     def _line_end(self, data: bytes, position: int) -> int:
         """Where the line feed of the line at `position` is, or -1 when it has not arrived."""
         found = data.find(b"\n", position, position + self.limits.max_line_bytes + 1)
         if found < 0:
-            if len(data) - position > self.limits.max_line_bytes:
-                if self._missing:
-                    raise _Bad("too big bulk count string")
-                raise _Bad("too big mbulk count string" if data[position] == 0x2A else "too big inline request")
-            self._scanned = len(data) - position
+            self._no_line_end(data, position)
         return found
+
+    def _no_line_end(self, data: bytes, position: int) -> None:
+        """Note that the line has to go on, if it may."""
+        if len(data) - position > self.limits.max_line_bytes:
+            if self._missing:
+                raise _Bad("too big bulk count string")
+            raise _Bad("too big mbulk count string" if data[position] == 0x2A else "too big inline request")
+        self._scanned = len(data) - position
 
     def _begin(self, digits: bytes, last: int) -> None:
         """A request of as many arguments as `digits` says begins; none or fewer is no request at all."""
@@ -220,8 +269,8 @@ class RequestParser:
         self._size = 0
         self._length = -1
 
-    def _begin_argument(self, line: bytes) -> None:
-        """An argument of the length that `line` (without its line feed) says begins."""
+    def _check_argument(self, line: bytes) -> int:
+        """The length of an argument that begins with `line` (without its line feed), when it is not a short one."""
         if not line.startswith(b"$"):
             got = line[:1].strip(b"\r") or b" "
             raise _Bad(f"expected '$', got '{got.decode('utf-8', 'surrogateescape')}'")
@@ -230,29 +279,28 @@ class RequestParser:
             raise _Bad("invalid bulk length")
         if length > self.limits.max_bulk_bytes:
             raise _Bad("unauthenticated bulk length")
-        self._size += length + ARGUMENT_OVERHEAD_BYTES
-        if self._size > self.limits.max_request_bytes:
-            raise _Bad("too big request")
-        self._length = length
+        return length
 
 
-def _parse_short(data: bytes, most: int, requests: list[list[bytes]]) -> int:
-    """Append to `requests` the whole requests at the start of `data`, while they are made of few short arguments; how far it came.
+def _parse_short(data: bytes, position: int, most: int, requests: list[list[bytes]]) -> int:
+    """Append to `requests` the whole requests from `position` on, while they are made of few short arguments; how far it came.
 
     Cuts a window of `data` at every CR LF at once, in C, and then checks that the pieces are what the lines before them say. The first
     piece that is not (a long value, a value with CR LF in it, an incomplete request, an error) is left to the complete parser. All
     limits are at least as large as what is accepted here.
     """
-    position = 0
     whole = True
+    most += len(requests)
     while whole and len(requests) < most and data.startswith(b"*", position):
-        window = data[position : position + _WINDOW]
+        window = data[position : position + _WINDOW] if position or len(data) > _WINDOW else data
         pieces = window.split(b"\r\n")
         begin, whole = _match(pieces, most, requests)
         if begin == 0:
             return position
-        rest = pieces[begin:]
-        position += len(window) - sum(map(len, rest)) - 2 * (len(rest) - 1)
+        position += len(window)
+        for piece in pieces[begin:-1]:
+            position -= len(piece) + 2
+        position -= len(pieces[-1])
     return position
 
 
@@ -360,8 +408,10 @@ def _append(parts: list[bytes], replies: Iterable[Reply], protocol: int) -> None
             parts.append(b"+OK\r\n" if reply.text == "OK" else b"+%b\r\n" % _line(reply.text))
         elif reply is None:
             parts.append(b"$-1\r\n" if protocol == 2 else b"_\r\n")
+        elif type(reply) is int and -_INT64 <= reply < _INT64:
+            parts.append(b":%d\r\n" % reply)
         elif isinstance(reply, int):
-            parts.append(_integer_reply(reply, protocol))
+            parts.append(_unusual_integer(reply, protocol))
         elif isinstance(reply, list):
             parts.append(b"*%d\r\n" % len(reply))
             _append(parts, reply, protocol)
@@ -376,11 +426,10 @@ def _append(parts: list[bytes], replies: Iterable[Reply], protocol: int) -> None
                 _append(parts, pair, protocol)
 
 
-def _integer_reply(reply: int, protocol: int) -> bytes:
+def _unusual_integer(reply: int, protocol: int) -> bytes:
+    """A boolean, or an integer beyond 64 bits."""
     if isinstance(reply, bool):
         return b":%d\r\n" % reply if protocol == 2 else b"#t\r\n" if reply else b"#f\r\n"
-    if -_INT64 <= reply < _INT64:
-        return b":%d\r\n" % reply
     text = b"%d" % reply
     return b"$%d\r\n%b\r\n" % (len(text), text) if protocol == 2 else b"(%b\r\n" % text
 
