@@ -37,6 +37,9 @@ from raftkv.raft.types import (
 )
 from tests.raft.oracle import Oracle
 
+NOTHING = EntryId(0, 0)
+"""The position before the first entry."""
+
 RaftFactory = Callable[[Config, Stored, random.Random], Raft]
 
 TEST_CONFIG = Config(election_ticks=10, heartbeat_ticks=3, lease_ticks=8)
@@ -66,8 +69,8 @@ class Disk:
     """What one node's log directory holds: everything here survives a crash."""
 
     incarnation: int
-    hard_state: HardState = HardState()
-    begin: SnapshotMeta = SnapshotMeta()
+    hard_state: HardState = field(default_factory=HardState)
+    begin: SnapshotMeta = field(default_factory=SnapshotMeta)
     entries: list[Entry] = field(default_factory=list)
     commit: Index = 0
     suspect: Index | None = None
@@ -259,6 +262,13 @@ class Node:
         self.reads.clear()
         self.readies.clear()
 
+    def does(self, action: Callable[[Raft], object]) -> None:
+        """Call a verb of the core, which may refuse, and carry out what comes of it."""
+        try:
+            action(self.raft)
+        finally:
+            self.settle()
+
     def settle(self) -> None:
         """Carry out Readies until the core has nothing more to say or everything left is held back."""
         for _ in range(10_000):
@@ -367,7 +377,7 @@ class Network:
         configuration: Configuration,
         *,
         config: Config = TEST_CONFIG,
-        begin: EntryId = EntryId(0, 0),
+        begin: EntryId = NOTHING,
         nodes: Iterable[NodeId] | None = None,
         factory: RaftFactory = Raft,
         tail_entries: int = 1 << 20,

@@ -28,6 +28,7 @@ from raftkv.errors import RaftkvError
 from raftkv.raft import messages as message_classes
 from raftkv.raft.config import Config
 from raftkv.raft.messages import Message
+from raftkv.raft.node import Raft
 from raftkv.raft.types import Entry, EntryId, EntryKind, HardState, NodeId, SnapshotMeta
 from tests.raft.network import TEST_CONFIG, Disk, Flight, MachineState, Network, Node, formed, unformed
 from tests.raft.render import configuration_text, entry_id, entry_text, message_text
@@ -394,22 +395,22 @@ class Script:
     def do_transfer(self, name: str, to: str) -> None:
         """transfer n1 n2: the leader n1 hands over to n2."""
         node = self.network[name]
-        self._watch(lambda: (node.raft.transfer_leadership(to), node.settle())[1])
+        self._watch(lambda: node.does(lambda raft: raft.transfer_leadership(to)))
 
     def do_step_down(self, name: str) -> None:
         """step_down n1"""
         node = self.network[name]
-        self._watch(lambda: (node.raft.step_down(), node.settle())[1])
+        self._watch(lambda: node.does(Raft.step_down))
 
     def do_peer_lost(self, name: str, peer: str) -> None:
         """peer_lost n2 n1: n2's connection to n1 broke."""
         node = self.network[name]
-        self._watch(lambda: (node.raft.peer_lost(peer), node.settle())[1])
+        self._watch(lambda: node.does(lambda raft: raft.peer_lost(peer)))
 
     def do_request_snapshot(self, name: str, *reason: str) -> None:
         """request_snapshot n2 state differs"""
         node = self.network[name]
-        self._watch(lambda: (node.raft.request_snapshot(" ".join(reason)), node.settle())[1])
+        self._watch(lambda: node.does(lambda raft: raft.request_snapshot(" ".join(reason))))
 
     def do_compact(self, name: str, index: str) -> None:
         """compact n1 5: the log is cut behind 5."""

@@ -8,28 +8,12 @@ from __future__ import annotations
 
 import pytest
 
-from raftkv.errors import InvariantBroken
-from raftkv.raft.messages import (
-    Append,
-    AppendResponse,
-    Heartbeat,
-    InstallSnapshot,
-    PreVote,
-    PreVoteResponse,
-    SnapshotRequest,
-    Vote,
-    VoteResponse,
-)
+from raftkv.raft.messages import AppendResponse, PreVoteResponse, Vote
 from raftkv.raft.ready import Role
-from raftkv.raft.types import Entry, EntryKind, HardState, SnapshotMeta, Stored
-from tests.raft.network import TEST_CONFIG, MachineState, Network, alone, formed, hear, take_sent, unformed
+from raftkv.raft.types import HardState
+from tests.raft.network import TEST_CONFIG, MachineState, Network, alone, formed, hear
 
 ELECTION = TEST_CONFIG.election_ticks
-
-
-def batch(index: int, term: int) -> Entry:
-    """An entry of commands."""
-    return Entry(index, term, EntryKind.BATCH, b"%d" % index)
 
 
 # -- elections
@@ -107,3 +91,46 @@ def test_a_suspect_node_may_lose_still_more() -> None:
         network.tick("n1", times=TEST_CONFIG.heartbeat_ticks)
         network.stabilize()
     assert n3.disk.entries == network["n1"].disk.entries
+
+
+# -- lease reads: a promise is kept
+
+
+def leased() -> Network:
+    """n1 leads with a fresh lease that n2 gave it; n3 has not heard n1 for long and would like to lead."""
+    network = Network(formed("n1", "n2", "n3", lease_reads=True))
+    network.elect("n1")
+    network.partition(["n1"], ["n3"])
+    network.tick("n3", times=2 * ELECTION)
+    network.tick("n1", times=TEST_CONFIG.heartbeat_ticks)
+    network.stabilize()
+    assert network["n3"].raft.role is not Role.FOLLOWER
+    network.isolate("n1")
+    return network
+
+
+def test_a_restart_does_not_end_the_promise_of_a_lease() -> None:
+    """A node cannot remember whom it heard before it crashed, so with lease reads on it votes for nobody until an election timeout
+    after its start: the leader that it answered may still read by lease (HAZARDS 24)."""
+    network = leased()
+    network["n2"].crash()
+    network["n2"].start()
+    network.campaign("n3")
+    network.stabilize()
+    assert network["n3"].raft.role is not Role.LEADER
+    network.tick("n2", times=ELECTION)
+    network.campaign("n3")
+    network.stabilize()
+    assert network["n3"].raft.role is Role.LEADER
+
+
+def test_a_newer_term_does_not_end_the_promise_of_a_lease() -> None:
+    """A message that only happens to be of a newer term makes a follower forget its leader, and not its promise to it."""
+    network = leased()
+    n2 = network["n2"]
+    n2.raft.step(PreVoteResponse("n3", "n2", 5, 103, 5, False))
+    n2.settle()
+    assert n2.raft.term == 5
+    n2.raft.step(Vote("n3", "n2", 6, 103, 9, 1))
+    n2.settle()
+    assert n2.disk.hard_state == HardState(5)
