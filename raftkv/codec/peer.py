@@ -88,6 +88,7 @@ class Health(Struct, frozen=True, array_like=True, tag=37):
     term: Natural = 0
     last: Natural = 0
     committed: Natural = 0
+    refusing_writes: Reason = ""
 
 
 class Fence(Struct, frozen=True, array_like=True, tag=38):

@@ -93,6 +93,7 @@ class Router:
         self._leader: NodeId | None = None
         self._term = 0
         self._leading = False
+        self._refusals: dict[NodeId, str] = {}
         self._writes = OwnWrites(settings, session, new_session)
         self._proposals = Proposals(replica, settings, clock, self._writes)
         self._reads = Reads(replica, settings, send, wake, int.from_bytes(session[:6]) << 15)
@@ -326,6 +327,8 @@ class Router:
                 self._writes.fail_queued(Failure("CLUSTERDOWN", reason))
                 for node, group in self._proposals.give_back():
                     self._send(node, WritesRefused(group.session, group.first, reason[:1000], self._leader))
+        elif self._leader is not None and self._refusals.get(self._leader):
+            self._writes.fail_queued(Failure("CLUSTERDOWN", self._refusals[self._leader]))
         elif self._leader is not None and not self._writes.paused(now_ms):
             self._forward_writes(self._leader, now_ms)
 
@@ -390,8 +393,14 @@ class Router:
         """The connection to `node` broke."""
         self._proposals.node_gone(node)
         self._reads.node_gone(node)
+        self._refusals.pop(node, None)
         if node == self._leader:
             self._send_again()
+
+    def peer_refuses_writes(self, node: NodeId, reason: str) -> None:
+        """`node` tells why it takes no write at present, if it leads; an empty `reason` says that it does. What has not been sent to
+        it need not be, and so is refused for certain."""
+        self._refusals[node] = reason
 
     def _send_again(self) -> None:
         self._writes.resend()

@@ -372,6 +372,7 @@ class Node:
     def _heard(self, node: NodeId, health: Health) -> None:
         self._clock.observe(node, health.wall_ms, monotonic_ms())
         self._reporter.heard(node, health)
+        self._router.peer_refuses_writes(node, health.refusing_writes)
 
     def _peer_connected(self, node: NodeId, hello: Hello) -> None:
         self._guarded(self._router.peer_connected, node)

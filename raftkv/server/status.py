@@ -99,6 +99,7 @@ class Reporter:
             term=raft.term,
             last=raft.last_index,
             committed=raft.committed,
+            refusing_writes=replica.out_of_space or "",
         )
 
     def status(self) -> ClusterStatus:
