@@ -52,6 +52,12 @@ def cursor(data: bytes) -> int:
     return int(data) % 2**64
 
 
+def printable(data: bytes) -> str:
+    """`data` as an error line shows it: up to a NUL, and line breaks as spaces. Bytes that are no text survive in the reply."""
+    text = data.partition(b"\0")[0].replace(b"\r", b" ").replace(b"\n", b" ")
+    return text.decode("utf-8", "surrogateescape")
+
+
 def expiry(amount: int, unit_ms: int, command: str) -> int:
     """`amount` units of `unit_ms` in milliseconds. Whether it can be added to the time is known when it is applied.
 

@@ -18,6 +18,7 @@ import msgspec
 
 from raftkv.errors import ProtocolError
 from raftkv.kv import connection_commands, key_commands, space_commands, string_commands
+from raftkv.kv.arguments import printable
 from raftkv.kv.command import MAX_KEY_BYTES, Command, ConnectionCommand, Kind, Read, Spec, Write
 from raftkv.kv.replies import CommandError, fail
 
@@ -151,11 +152,5 @@ def _refuse_unknown(args: Sequence[bytes]) -> NoReturn:
     for arg in args[1:]:
         if len(shown) >= _SHOWN_BYTES:
             break
-        shown += f"'{_printable(arg, _SHOWN_BYTES - len(shown))}' "
-    fail(f"unknown command '{_printable(args[0], _SHOWN_BYTES)}', with args beginning with: {shown}")
-
-
-def _printable(data: bytes, limit: int) -> str:
-    """As C prints it: up to a NUL, line breaks as spaces. Bytes that are no text survive until the reply is encoded."""
-    text = data[:limit].partition(b"\0")[0].replace(b"\r", b" ").replace(b"\n", b" ")
-    return text.decode("utf-8", "surrogateescape")
+        shown += f"'{printable(arg[: _SHOWN_BYTES - len(shown)])}' "
+    fail(f"unknown command '{printable(args[0][:_SHOWN_BYTES])}', with args beginning with: {shown}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from raftkv.kv.arguments import INT64_MAX, expiry, integer, invalid_expiry
+from raftkv.kv.arguments import INT64_MAX, expiry, integer, invalid_expiry, printable
 from raftkv.kv.command import Command, Kind, Read, Spec, Write
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.replies import Reply, fail
@@ -95,7 +95,7 @@ def _parse_expire(name: str, unit_ms: int) -> Callable[[Sequence[bytes]], Comman
         for option in args[3:]:
             bit = _CONDITIONS.get(option.upper())
             if bit is None:
-                fail(f"Unsupported option {option.partition(bytes(1))[0].decode('utf-8', 'surrogateescape')}")
+                fail("Unsupported option " + printable(option.rstrip(b"\r\n")))
             condition |= bit
         if condition & _IF_NONE and condition != _IF_NONE:
             fail("NX and XX, GT or LT options at the same time are not compatible")

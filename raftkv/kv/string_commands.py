@@ -41,18 +41,16 @@ class SetWith(Write, frozen=True, array_like=True, gc=False, tag=2):
     due_ms: int = 0
 
     def apply(self, changes: Changes) -> Reply:
+        due_ms = changes.clock_ms + self.ttl_ms if self.ttl_ms else self.due_ms
+        if due_ms > INT64_MAX:
+            invalid_expiry("set")
         before = changes.value(self.key)
         old = string_of(before) if self.answer_old and before is not None else None
         if (self.condition == _IF_ABSENT and before is not None) or (self.condition == _IF_PRESENT and before is None):
             return old
-        due_ms = self.due_ms
-        if self.ttl_ms:
-            due_ms = changes.clock_ms + self.ttl_ms
-            if due_ms > INT64_MAX:
-                invalid_expiry("set")
-        elif self.keep_ttl and before is not None:
+        if self.keep_ttl and before is not None:
             due_ms = before.expiry_ms
-        if 0 < due_ms <= changes.clock_ms:
+        if 0 < due_ms <= changes.clock_ms and not self.keep_ttl:
             if before is not None:
                 changes.delete(self.key, before)
         else:
@@ -106,7 +104,7 @@ def _parse_set(args: Sequence[bytes]) -> Command:
             answer_old = True
         elif option == b"KEEPTTL" and chosen is None:
             keep_ttl = True
-        elif option in _EXPIRIES and chosen is None and not keep_ttl and position + 1 < len(args):
+        elif option in _EXPIRIES and chosen in (None, option) and not keep_ttl and position + 1 < len(args):
             chosen = option
             position += 1
             amount = args[position]
