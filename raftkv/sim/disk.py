@@ -215,6 +215,11 @@ class SimDisk:
         """Raise `error` in operation number `operation`. A failed sync drops what was pending; other operations have no effect."""
         self._errors[operation] = error
 
+    def disarm(self) -> None:
+        """Forget planned crashes and errors."""
+        self._crash_at = None
+        self._errors.clear()
+
     def fail_reads(self, path: str) -> None:
         """From now on reading the file at `path` is an error of the medium."""
         self._read_errors.add(path)

@@ -1,0 +1,169 @@
+"""What a seed stands for: the size and settings of a cluster, its load, and which faults happen how often.
+
+A seed does not do everything at once. Each kind of fault is absent in many seeds and frequent in some (swarm testing: Groce et al.,
+2012), because faults hide one another: a cluster that never forms finds no bug in compaction.
+"""
+
+from __future__ import annotations
+
+import random
+
+from msgspec import Struct
+
+from raftkv.raft.config import Config
+from raftkv.replica import ReplicaSettings
+from raftkv.router.ports import RouterSettings
+from raftkv.sim.network import NetworkFaults
+from raftkv.sim.node import Tuning
+from raftkv.sim.workload import Load
+from raftkv.storage.wal import WalSettings
+
+
+class Rates(Struct, frozen=True, kw_only=True):
+    """The mean time between two faults of a kind, in milliseconds of simulated time; 0 for never."""
+
+    kill: int = 0
+    power: int = 0
+    crash_in_operation: int = 0
+    partition: int = 0
+    one_way: int = 0
+    reset: int = 0
+    pause: int = 0
+    slow_disk: int = 0
+    disk_error: int = 0
+    full_disk: int = 0
+    lose_state: int = 0
+    wipe: int = 0
+    transfer: int = 0
+    blackout: int = 0
+    """The power of all machines fails at once."""
+
+
+class Swarm(Struct, frozen=True, kw_only=True):
+    """Everything that is drawn before the first event. `skews` are clock rates and wall offsets (ms) of the nodes."""
+
+    nodes: int
+    storm_ms: int
+    tuning: Tuning
+    load: Load
+    network: NetworkFaults
+    rates: Rates
+    clock_rates: tuple[float, ...]
+    wall_offsets_ms: tuple[int, ...]
+
+
+def draw_swarm(rng: random.Random, nodes: int | None = None) -> Swarm:
+    """The swarm of a seed; `nodes` instead of the drawn number, if given."""
+    count = nodes or rng.choice((1, 3, 3, 3, 3, 5, 5))
+    return Swarm(
+        nodes=count,
+        storm_ms=rng.randint(3_000, 9_000),
+        tuning=_draw_tuning(rng),
+        load=Load(
+            clients=rng.randint(2, 8),
+            keys=rng.randint(1, 6),
+            counters=rng.randint(1, 3),
+            pipeline=rng.choice((1, 3, 8)),
+            think_us=(2_000, rng.choice((40_000, 150_000, 400_000))),
+            value_bytes=rng.choice(((0, 30), (0, 200), (100, 1_500))),
+            readonly=rng.choice((0.0, 0.2)),
+            leave=rng.choice((0.0, 0.05)),
+        ),
+        network=_draw_network(rng),
+        rates=_draw_rates(rng),
+        clock_rates=tuple(1.0 + rng.choice((0.0, 0.0, rng.uniform(-0.05, 0.05))) for _ in range(count)),
+        wall_offsets_ms=_draw_offsets(rng, count),
+    )
+
+
+def _draw_tuning(rng: random.Random) -> Tuning:
+    election = rng.choice((8, 15, 30))
+    tick_ms = rng.choice((10, 20))
+    timeout = rng.choice((500, 2_000, 5_000))
+    return Tuning(
+        config=Config(
+            election_ticks=election,
+            heartbeat_ticks=rng.randint(2, election // 3),
+            lease_ticks=election - 1,
+            max_append_bytes=rng.choice((256, 4_096, 1 << 20)),
+            max_inflight_messages=rng.choice((1, 4, 128)),
+            max_inflight_bytes=rng.choice((1_024, 1 << 24)),
+            max_uncommitted_bytes=rng.choice((4_096, 1 << 26)),
+            max_page_bytes=rng.choice((256, 4_096, 1 << 20)),
+            window_bytes=rng.choice((2_048, 1 << 24)),
+            window_entries=rng.choice((8, 64, 8_192)),
+        ),
+        replica=ReplicaSettings(
+            heartbeat_ticks=rng.randint(2, election // 3),
+            tick_ms=tick_ms,
+            compact_bytes=rng.choice((4_096, 32_768, 1 << 27)),
+            compact_entries=rng.choice((20, 100, 200_000)),
+            snapshot_bytes_per_second=rng.choice((200_000, 1 << 27)),
+            reserve_bytes=rng.choice((0, 50_000)),
+        ),
+        router=RouterSettings(
+            timeout_ms=timeout,
+            max_commands=rng.choice((10, 200_000)),
+            group_commands=rng.choice((2, 1_024)),
+            window_groups=rng.choice((2, 512)),
+            group_bytes=rng.choice((512, 256 << 10)),
+            batch_commands=rng.choice((4, 4_096)),
+            batch_bytes=rng.choice((1_024, 1 << 20)),
+            batches_per_append=rng.choice((1, 4)),
+            groups_ahead=rng.choice((1, 8)),
+            max_forwarded_bytes=rng.choice((4_096, 64 << 20)),
+            stall_ms=rng.choice((300, 2_000)),
+            session_renewal_ms=rng.choice((timeout + 500, 600_000)),
+        ),
+        wal=WalSettings(
+            segment_bytes=rng.choice((8_192, 16_384, 65_536)),
+            tail_entries=rng.choice((1, 16, 8_192)),
+        ),
+        fsync_us=rng.choice(((50, 500), (200, 3_000), (1_000, 15_000))),
+        stalls=rng.choice((0.0, 0.0, 0.002)),
+        work_us=rng.choice(((10, 1_000), (10, 30_000))),
+        turn_us=rng.choice(((0, 0), (0, 200), (0, 3_000))),
+        refusals=rng.choice((0.0, 0.0, 0.02)),
+    )
+
+
+def _draw_network(rng: random.Random) -> NetworkFaults:
+    return NetworkFaults(
+        loss=rng.choice((0.0, 0.0, 0.01, 0.1)),
+        duplication=rng.choice((0.0, 0.0, 0.02, 0.2)),
+        reordering=rng.choice((0.0, 0.0, 0.02, 0.2)),
+        refusal=rng.choice((0.0, 0.0, 0.01)),
+        delay_us=rng.choice(((50, 500), (100, 3_000), (500, 20_000))),
+        slow_delay_us=rng.choice(((3_000, 30_000), (20_000, 400_000))),
+    )
+
+
+def _draw_rates(rng: random.Random) -> Rates:
+    def often(share: float, *means_ms: int) -> int:
+        chosen = rng.choice(means_ms)
+        return chosen if rng.random() < share else 0
+
+    return Rates(
+        kill=often(0.5, 800, 2_500),
+        power=often(0.4, 800, 2_500),
+        crash_in_operation=often(0.4, 600, 2_000),
+        partition=often(0.4, 1_000, 3_000),
+        one_way=often(0.3, 1_000, 3_000),
+        reset=often(0.4, 200, 1_500),
+        pause=often(0.3, 700, 2_500),
+        slow_disk=often(0.2, 1_500),
+        disk_error=often(0.15, 2_500),
+        full_disk=often(0.15, 2_500),
+        lose_state=often(0.25, 2_500),
+        wipe=often(0.1, 4_000),
+        transfer=often(0.3, 300, 1_500),
+        blackout=often(0.15, 3_000),
+    )
+
+
+def _draw_offsets(rng: random.Random, count: int) -> tuple[int, ...]:
+    """Wall clocks: most of them near, sometimes one (of three or more) far ahead or behind."""
+    offsets = [rng.randint(-200, 200) for _ in range(count)]
+    if count > 2 and rng.random() < 0.3:
+        offsets[rng.randrange(count)] += rng.choice((-1, 1)) * 365 * 86_400_000
+    return tuple(offsets)

@@ -1,0 +1,317 @@
+"""Clients of a simulated cluster, what they were told, and whether that can be true.
+
+Each client has one connection at a time, to any node, and sends pipelines of commands; when the node dies it goes to another one. What
+is checked of each reply, at the moment when it leaves the node:
+
+- A write that is acknowledged took effect, once, with this reply, after everything that was finished when it was asked for.
+- A read equals the state at some index that is not before what was finished when it was asked for, nor before what this connection
+  has seen; the smallest such index is taken, which leaves the most room to those that come later, so a history passes exactly if
+  there is a linearization along the log.
+- A read on a READONLY connection equals some state, and never goes back.
+- A command that was definitely refused never takes effect.
+- Replies come in the order of the requests: each has the type and content of its request.
+- A counter is never above what was asked for, and never below what was acknowledged.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Protocol
+
+from msgspec import Struct
+
+from raftkv.kv.replies import Failure, Reply, Simple
+from raftkv.sim.clock import Schedule
+from raftkv.sim.model import TAG
+from raftkv.sim.node import SimNode
+from raftkv.sim.trace import Trace, Violation
+from raftkv.sim.watch import Watch
+
+_DEFINITE = {"CLUSTERDOWN", "OVERLOADED"}
+
+
+class Load(Struct, frozen=True, kw_only=True):
+    """What the clients do. Times are in microseconds."""
+
+    clients: int = 6
+    keys: int = 4
+    counters: int = 2
+    pipeline: int = 6
+    think_us: tuple[int, int] = (1_000, 60_000)
+    value_bytes: tuple[int, int] = (0, 64)
+    readonly: float = 0.1
+    """The share of connections that read locally."""
+    leave: float = 0.02
+    """How often a client leaves in the middle of something."""
+    ttl_ms: tuple[int, int] = (20, 1_500)
+
+
+class Request:
+    """One command that a client sent."""
+
+    __slots__ = ("amount", "arguments", "floor", "key", "kind", "tag")
+
+    def __init__(self, kind: str, arguments: list[bytes], key: bytes, tag: bytes, floor: int) -> None:
+        self.kind = kind
+        self.arguments = arguments
+        self.key = key
+        self.tag = tag
+        self.floor = floor
+
+
+class Client:
+    """One client, with at most one connection."""
+
+    def __init__(self, number: int, rng: random.Random) -> None:
+        self.name = f"client{number}"
+        self.rng = rng
+        self.node: SimNode | None = None
+        self.connection = 0
+        self.readonly = False
+        self.seen = 0
+        """The index that this connection has seen."""
+        self.waiting: list[Request] = []
+        self.stopped = False
+
+
+class Nodes(Protocol):
+    """Where the nodes are found."""
+
+    @property
+    def running(self) -> list[SimNode]: ...
+
+
+class Workload:
+    """All clients. Implements `sim.node.Replies`."""
+
+    def __init__(self, load: Load, schedule: Schedule, trace: Trace, watch: Watch, rng: random.Random) -> None:
+        self.load = load
+        self.outcomes: Counter[str] = Counter()
+        self.floor = 0
+        """No operation that begins now may see a state before this index."""
+        self.nodes: Nodes
+        self._schedule = schedule
+        self._trace = trace
+        self._watch = watch
+        self._model = watch.model
+        self._rng = rng
+        self._clients = [Client(number, random.Random(rng.getrandbits(64))) for number in range(load.clients)]
+        self._by_connection: dict[int, Client] = {}
+        self._connections = 0
+        self._tags = 0
+        self._counted: dict[bytes, list[int]] = {}
+        """For each counter: the sums acknowledged, and not refused."""
+
+    def begin(self) -> None:
+        """Let the clients begin."""
+        for client in self._clients:
+            self._think(client)
+
+    def stop(self) -> None:
+        """Let the clients ask for nothing new."""
+        for client in self._clients:
+            client.stopped = True
+
+    @property
+    def waiting(self) -> int:
+        """Requests without a reply."""
+        return sum(len(client.waiting) for client in self._clients)
+
+    # Asking.
+
+    def _think(self, client: Client) -> None:
+        self._schedule.after(client.rng.randint(*self.load.think_us), lambda: self._act(client))
+
+    def _act(self, client: Client) -> None:
+        if client.stopped:
+            return
+        self._think(client)
+        rng = client.rng
+        if client.node is not None and rng.random() < self.load.leave:
+            self._leave(client)
+        if client.node is None:
+            self._connect(client)
+        node = client.node
+        if node is None or len(client.waiting) > 3 * self.load.pipeline:
+            return
+        requests = [self._request(client) for _ in range(rng.randint(1, self.load.pipeline))]
+        client.waiting += requests
+        node.submit(client.connection, [request.arguments for request in requests])
+
+    def _connect(self, client: Client) -> None:
+        running = self.nodes.running
+        if not running:
+            return
+        self._connections += 1
+        node = client.rng.choice(running)
+        client.node, client.connection, client.seen = node, self._connections, 0
+        client.readonly = client.rng.random() < self.load.readonly
+        self._by_connection[client.connection] = client
+        node.open_client(client.connection)
+        if client.readonly:
+            client.waiting.append(Request("readonly", [b"READONLY"], b"", b"", self.floor))
+            node.submit(client.connection, [[b"READONLY"]])
+
+    def _leave(self, client: Client) -> None:
+        node = client.node
+        if node is not None:
+            self._trace.note(client.name, "leaves", node.name)
+            self._disconnect(client)
+            node.close_client(client.connection)
+
+    def _disconnect(self, client: Client) -> None:
+        """What has no reply never gets one."""
+        self._by_connection.pop(client.connection, None)
+        client.node = None
+        for request in client.waiting:
+            self._unknown(request)
+        client.waiting = []
+
+    def _request(self, client: Client) -> Request:
+        rng, load = client.rng, self.load
+        choice = rng.random()
+        key = b"key:%d" % rng.randrange(load.keys)
+        self._tags += 1
+        tag = b"%s%d:" % (TAG, self._tags)
+        if choice < 0.34:
+            return Request("get", [b"GET", key], key, b"", self.floor)
+        if choice < 0.42:
+            counter = b"counter:%d" % rng.randrange(load.counters)
+            return Request("get", [b"GET", counter], counter, b"", self.floor)
+        if choice < 0.62:
+            counter = b"counter:%d" % rng.randrange(load.counters)
+            self._counted.setdefault(counter, [0, 0])[1] += 1
+            return Request("incr", [b"INCR", counter], counter, b"", self.floor)
+        if choice < 0.68:
+            return Request("del", [b"DEL", key, tag], key, tag, self.floor)
+        if choice < 0.72:
+            return Request("expire", [b"PEXPIRE", key, b"%d" % rng.randint(*load.ttl_ms)], key, b"", self.floor)
+        if choice < 0.75:
+            return Request("echo", [b"ECHO", tag], b"", tag, self.floor)
+        value = tag + b"." * rng.randint(*load.value_bytes)
+        if choice < 0.82:
+            return Request("setnx", [b"SET", key, value, b"NX"], key, value, self.floor)
+        if choice < 0.86:
+            return Request("setpx", [b"SET", key, value, b"PX", b"%d" % rng.randint(*load.ttl_ms)], key, value, self.floor)
+        return Request("set", [b"SET", key, value], key, value, self.floor)
+
+    # Replies.
+
+    def node_died(self, node: SimNode) -> None:
+        """All connections to `node` have broken."""
+        for client in self._clients:
+            if client.node is node:
+                self._disconnect(client)
+
+    def replied(self, node: SimNode, connection: int, replies: list[Reply], close: bool) -> None:
+        """`replies` leave `node` on `connection`."""
+        client = self._by_connection.get(connection)
+        if client is None:
+            return  # the client has left, and does not read them
+        if len(replies) > len(client.waiting):
+            raise Violation("one reply each", f"{node.name} answers {client.name} {len(replies)} times; {len(client.waiting)} were asked")
+        answered, client.waiting = client.waiting[: len(replies)], client.waiting[len(replies) :]
+        self._trace.note(client.name, "answered", node.name, len(replies))
+        for request, reply in zip(answered, replies, strict=True):
+            self._judge(client, node, request, reply)
+
+    def _judge(self, client: Client, node: SimNode, request: Request, reply: Reply) -> None:
+        if isinstance(reply, Failure):
+            self._failed(client, node, request, reply)
+            return
+        self.outcomes["acknowledged"] += 1
+        about = f"{node.name} answers {client.name}'s {request.arguments[:3]} with {reply!r}"
+        match request.kind:
+            case "get":
+                self._read(client, request, reply, about)
+            case "incr":
+                index = self._model.counted.get((request.key, reply)) if isinstance(reply, int) else None
+                if index is None:
+                    raise Violation("acknowledged writes", f"{about}; the log never came to that")
+                del self._model.counted[request.key, reply]  # type: ignore[arg-type]  # it was found by this
+                self._counted[request.key][0] += 1
+                self._written(client, request, index, about)
+            case "expire":
+                if reply not in (0, 1):
+                    raise Violation("order of replies", about)
+            case "echo" | "readonly":
+                expected = request.tag if request.kind == "echo" else Simple("OK")
+                if reply != expected:
+                    raise Violation("order of replies", about)
+            case _:
+                effect = self._model.effects.get(request.tag)
+                if effect is None:
+                    raise Violation("acknowledged writes", f"{about}; it is not in the log")
+                if effect[1] != reply:
+                    raise Violation("reply", f"{about}; at {effect[0]} it was answered {effect[1]!r}")
+                self._written(client, request, effect[0], about)
+
+    def _read(self, client: Client, request: Request, reply: Reply, about: str) -> None:
+        low = client.seen if client.readonly else max(client.seen, request.floor)
+        high = self._model.index
+        value = reply if isinstance(reply, bytes) or reply is None else b""
+        index = self._model.first_index_with(request.key, value, low, high)
+        if index is None:
+            raise Violation(
+                "linearizable reads",
+                f"{about}; it began after {request.floor}, this connection has seen {client.seen}, now is {high}, "
+                f"the versions are {self._model.explain(request.key, low, high)}",
+            )
+        client.seen = index
+        if not client.readonly:
+            self.floor = max(self.floor, index)
+
+    def _written(self, client: Client, request: Request, index: int, about: str) -> None:
+        if index <= request.floor:
+            raise Violation("real-time order", f"{about}; it took effect at {index}, and {request.floor} was finished when it was asked")
+        if index < client.seen:
+            raise Violation("order on a connection", f"{about}; it took effect at {index}, the connection had seen {client.seen}")
+        client.seen = index
+        self.floor = max(self.floor, index)
+
+    def _failed(self, client: Client, node: SimNode, request: Request, failure: Failure) -> None:
+        if failure.code == "UNCERTAIN":
+            self._unknown(request)
+            return
+        if failure.code not in _DEFINITE:
+            raise Violation("known errors", f"{node.name} answers {client.name}'s {request.arguments[:3]} with {failure}")
+        self.outcomes["refused"] += 1
+        if request.kind == "incr":
+            self._counted[request.key][1] -= 1
+        elif request.tag and request.kind != "echo":
+            if request.tag in self._model.effects:
+                index = self._model.effects[request.tag][0]
+                raise Violation("definite refusal", f"{node.name} says {failure} of {request.arguments[:3]}, which happened at {index}")
+            self._model.refused.add(request.tag)
+
+    def _unknown(self, request: Request) -> None:
+        self.outcomes["unknown"] += 1
+
+    # The end.
+
+    def check(self) -> None:
+        """Compare the counters with what the clients were told."""
+        for counter, (acknowledged, possible) in sorted(self._counted.items()):
+            value = int(self._model.value(counter) or 0)
+            if not acknowledged <= value <= possible:
+                raise Violation("counters", f"{counter!r} is {value}; {acknowledged} were acknowledged and {possible} may have happened")
+
+    def probe(self, node: SimNode, number: int) -> None:
+        """Ask `node` for a write and a read, as a new client."""
+        client = Client(1000 + number, random.Random(number))
+        client.stopped = True
+        self._clients.append(client)
+        self._connections += 1
+        client.node, client.connection = node, self._connections
+        self._by_connection[client.connection] = client
+        node.open_client(client.connection)
+        self._tags += 1
+        value = b"%s%d:probe" % (TAG, self._tags)
+        key = b"key:0"
+        client.waiting = [
+            Request("set", [b"SET", key, value], key, value, self.floor),
+            Request("get", [b"GET", key], key, b"", self.floor),
+        ]
+        node.submit(client.connection, [request.arguments for request in client.waiting])
+
