@@ -390,7 +390,7 @@ def test_a_state_that_cannot_be_read_is_named() -> None:
     with pytest.raises(UnknownFormat, match="upgrade"):
         KvMachine(store)
     store.write({STATE_ROW: b"\x00\x01 short"})
-    with pytest.raises(Corrupt, match="remove the state directory"):
+    with pytest.raises(Corrupt, match="restart the node"):
         KvMachine(store)
 
 

@@ -184,10 +184,10 @@ def test_damaged_rows_of_sessions_are_noticed() -> None:
     sent = group(SESSION, 1, ["incr n", "set a 1"])
     driver.groups(sent)
     driver.store.write({replies_key(SESSION, 1): b"\x00\x00\x00\x02\xc1"})
-    with pytest.raises(Corrupt, match="remove the state directory"):
+    with pytest.raises(Corrupt, match="restart the node"):
         driver.groups(sent)
     driver.store.write({session_key(SESSION): b"short"})
-    with pytest.raises(Corrupt, match="remove the state directory"):
+    with pytest.raises(Corrupt, match="restart the node"):
         KvMachine(driver.store)
 
 
