@@ -14,6 +14,7 @@
     ├── StorageError            the disk did not do what it must; the node stops
     │   ├── DiskFull            no space left; writes are refused, reads go on
     │   ├── Corrupt             a file does not hold what was written
+    │   │   └── StateDamaged    it is the state store, which is set aside and fetched from another node
     │   └── DirectoryInUse      another process holds the data directory
     └── InvariantBroken         a bug: the node stops with a dump rather than go on
 
@@ -85,6 +86,10 @@ class Corrupt(StorageError):
 
 class UnknownFormat(StorageError):
     """Data is in a format, or an entry names rules, that this program does not know: a newer one wrote it. The node stops."""
+
+
+class StateDamaged(Corrupt):
+    """The state store does not hold what was written. It can be had again: from the log, or from another node."""
 
 
 class DirectoryInUse(StorageError):

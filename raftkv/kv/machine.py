@@ -19,7 +19,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
-from raftkv.errors import Corrupt, InvariantBroken, ProtocolError, RaftkvError, UnknownFormat
+from raftkv.errors import InvariantBroken, ProtocolError, RaftkvError, StateDamaged, UnknownFormat
 from raftkv.kv import digest as digests
 from raftkv.kv.batch import FORMAT_VERSION, Batch, Group, decode_batch
 from raftkv.kv.commands import Command, Read, Write, decode_writes
@@ -74,7 +74,7 @@ def read_position(rows: Rows) -> Position:
     """Where the state in `rows` stands; index 0 for an empty store.
 
     Raises:
-        Corrupt, UnknownFormat: the row that says so cannot be used.
+        StateDamaged, UnknownFormat: the row that says so cannot be used.
     """
     row = rows.get(STATE_ROW)
     if row is None:
@@ -84,7 +84,7 @@ def read_position(rows: Rows) -> Position:
             f"upgrade raftkv: the state is in format {int.from_bytes(row[:2], 'big')}, this raftkv knows {STATE_FORMAT}"
         )
     if len(row) != _STATE.size:
-        raise Corrupt("the state does not say where it stands; remove the state directory to fetch it from a peer")
+        raise StateDamaged("the state does not say where it stands; restart the node, and it is fetched from another one")
     _, index, term, clock_ms, version, digest = _STATE.unpack(row)
     return Position(index, term, clock_ms, version, digest, rows.get(CONFIGURATION_ROW))
 

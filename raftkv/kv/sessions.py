@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from raftkv.errors import Corrupt, ProtocolError
+from raftkv.errors import ProtocolError, StateDamaged
 from raftkv.kv.batch import Group
 from raftkv.kv.replies import OK, Failure, Reply, decode_replies, encode_replies
 from raftkv.kv.rows import REPLIES, REPLIES_END, SESSIONS, SESSIONS_END, replies_key, session_key
@@ -70,7 +70,7 @@ class Sessions:
         """Load the table.
 
         Raises:
-            Corrupt: a row is not what was written.
+            StateDamaged: a row is not what was written.
         """
         self.limits = limits
         found: list[tuple[int, bytes, Session]] = []
@@ -80,7 +80,7 @@ class Sessions:
             groups.setdefault(name[1 : 1 + SESSION_BYTES], []).append((first, _decode_count(row)))
         for name, row in rows.scan(SESSIONS, SESSIONS_END):
             if len(row) != _ROW.size or len(name) != 1 + SESSION_BYTES:
-                raise Corrupt(f"the state holds a damaged session {name.hex()}; remove the state directory to fetch it from a peer")
+                raise StateDamaged(f"the state holds a damaged session {name.hex()}; restart the node, and it is fetched from another one")
             last, floor, used_ms = _ROW.unpack(row)
             found.append((used_ms, name[1:], Session(last, floor, used_ms, tuple(groups.get(name[1:], ())))))
         found.sort(key=lambda item: item[:2])
@@ -225,6 +225,6 @@ def _decode(row: bytes) -> list[Reply]:
     try:
         replies = decode_replies(row[4:])
     except ProtocolError as error:
-        raise Corrupt(f"the state holds damaged replies; remove the state directory to fetch it from a peer ({error})") from error
+        raise StateDamaged(f"the state holds damaged replies ({error}); restart the node, and it is fetched from another one") from error
     count = _decode_count(row)
     return replies * count if len(replies) == 1 else replies

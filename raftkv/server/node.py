@@ -32,7 +32,7 @@ from raftkv.codec.peer import (
     Value,
     WritesRefused,
 )
-from raftkv.errors import InvalidRequest, InvalidSettings, InvariantBroken, RaftkvError, Refused, StorageError, Unavailable
+from raftkv.errors import InvalidRequest, InvalidSettings, InvariantBroken, RaftkvError, Refused, StateDamaged, StorageError, Unavailable
 from raftkv.kv.clock import LogClock
 from raftkv.kv.machine import KvMachine
 from raftkv.raft import Raft, Role
@@ -49,6 +49,7 @@ from raftkv.server.settings import Address, NodeSettings
 from raftkv.server.status import Reporter
 from raftkv.startup import snapshot_meta_of, stored_state
 from raftkv.storage.checkpoint import StateDirectory
+from raftkv.storage.damage import damage, note_damage, set_aside
 from raftkv.storage.disk import OsDisk
 from raftkv.storage.identity import Identity, cluster_id, create_identity, draw_incarnation, load_identity
 from raftkv.storage.store import RocksEngine
@@ -154,8 +155,9 @@ class Node:
         elif identity.node != settings.name:
             raise InvalidSettings(f"{settings.data_dir} belongs to node {identity.node}; --name says {settings.name}")
         self._identity = identity
-        state = self._state = StateDirectory(disk, RocksEngine(settings.data_dir), snapshot_meta_of)
-        machine = KvMachine(state.store)
+        self._disk = disk
+        state, machine = self._open_state(disk)
+        self._state = state
         stored = stored_state(identity, self._wal, machine)
         if stored.state_lost:
             self._events.warning("state_lost", log_begin=stored.snapshot.index, applied=machine.applied_index)
@@ -188,6 +190,22 @@ class Node:
         self._events.info(
             "node_opened", applied=machine.applied_index, last=stored.last.index, term=raft.term, members=list(raft.view.nodes)
         )
+
+    def _open_state(self, disk: OsDisk) -> tuple[StateDirectory, KvMachine]:
+        """The state, or an empty one in the place of one that is damaged: the log and the other nodes have it."""
+        reason = damage(disk)
+        if reason is None:
+            state: StateDirectory | None = None
+            try:
+                state = StateDirectory(disk, RocksEngine(self._settings.data_dir), snapshot_meta_of)
+                return state, KvMachine(state.store)
+            except StateDamaged as error:
+                reason = str(error)
+                if state is not None:
+                    state.close()
+        self._events.error("state_damaged", reason=reason, kept_in=set_aside(disk))
+        state = StateDirectory(disk, RocksEngine(self._settings.data_dir), snapshot_meta_of)
+        return state, KvMachine(state.store)
 
     def _new_identity(self) -> Identity:
         settings = self._settings
@@ -307,6 +325,9 @@ class Node:
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
+            if isinstance(error, StateDamaged):
+                with contextlib.suppress(StorageError):  # then the next start finds the damage as this one did
+                    note_damage(self._disk, str(error))
             raft = self._replica.raft
             self._events.critical(
                 "node_failed",

@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 from google_crc32c import value as crc32c
 
-from raftkv.errors import Busy, Corrupt, StorageError
+from raftkv.errors import Busy, StateDamaged, StorageError
 from raftkv.kv.store import Ranges, Writes
 from raftkv.storage.disk import Disk, read_file, replace_file
 
@@ -72,7 +72,7 @@ class ModelStore(ModelView):
         refusals: the share of writes that are refused with Busy.
 
     Raises:
-        Corrupt: its file is not what was written.
+        StateDamaged: its file is not what was written.
     """
 
     def __init__(self, disk: Disk, path: str, rng: Random | None = None, refusals: float = 0.0) -> None:
@@ -176,5 +176,5 @@ def _load(disk: Disk, path: str) -> dict[bytes, bytes]:
         return {}
     data = read_file(disk, path, MAX_FILE_BYTES)
     if data[:4] != crc32c(data[4:]).to_bytes(4, "big"):
-        raise Corrupt(f"{path} does not hold what was written")
+        raise StateDamaged(f"{path} does not hold what was written")
     return _decoder.decode(data[4:])

@@ -38,7 +38,7 @@ from msgspec import Struct
 
 from raftkv.codec.envelope import Damaged, UnknownVersion, unwrap, wrap
 from raftkv.codec.peer import FileInfo
-from raftkv.errors import Corrupt, DiskFull, InvariantBroken, ProtocolError, StorageError, UnknownFormat
+from raftkv.errors import Corrupt, DiskFull, InvariantBroken, ProtocolError, StateDamaged, StorageError, UnknownFormat
 from raftkv.kv.store import Rows, Store
 from raftkv.raft.types import SnapshotMeta
 from raftkv.storage.disk import Disk, File, read_file, replace_file
@@ -101,7 +101,7 @@ class StateDirectory:
         token: makes names of checkpoints unique among all nodes and starts.
 
     Raises:
-        Corrupt: CURRENT or the live store is damaged.
+        StateDamaged: CURRENT or the live store is damaged.
         UnknownFormat: a newer program wrote CURRENT.
         StorageError: the directory cannot be read or written.
     """
@@ -262,20 +262,20 @@ class StateDirectory:
         if not self._disk.exists(path):
             generations = [name for name in self._disk.list(self._path) if name.startswith("gen-")]
             if generations:
-                raise Corrupt(f"{path} is missing although {generations[0]} is there: {self._way_back}")
+                raise StateDamaged(f"{path} is missing although {generations[0]} is there: {self._way_back}")
             # Named before it is made: a generation that CURRENT names and that is not there is an empty one.
             self._switch(Current("gen-00000001"))
             return self._current
         try:
             return _decode(Current, unwrap(CURRENT_MAGIC, FORMAT_VERSION, read_file(self._disk, path, MAX_RECORD_BYTES)))
         except Damaged as error:
-            raise Corrupt(f"{path} is damaged ({error}): {self._way_back}") from error
+            raise StateDamaged(f"{path} is damaged ({error}): {self._way_back}") from error
         except UnknownVersion as error:
             raise UnknownFormat(f"upgrade raftkv: {path} cannot be used; {error}") from error
 
     @property
     def _way_back(self) -> str:
-        return f"remove the directory {self._path} and restart, and the state is fetched from a peer"
+        return f"restart the node, and the state in {self._path} is fetched from another one"
 
     def _switch(self, current: Current) -> None:
         replace_file(self._disk, f"{self._path}/CURRENT", wrap(CURRENT_MAGIC, FORMAT_VERSION, _encoder.encode(current)))

@@ -21,7 +21,7 @@ from typing import Final, cast
 import rocksdict
 from msgspec import Struct
 
-from raftkv.errors import Busy, Corrupt, DirectoryInUse, DiskFull, StorageError
+from raftkv.errors import Busy, DirectoryInUse, DiskFull, StateDamaged, StorageError
 from raftkv.kv.store import Ranges, Writes
 
 _PAGE_ROWS: Final = 256
@@ -46,7 +46,7 @@ class RocksStore:
 
     Raises:
         DirectoryInUse: this or another process has it open.
-        Corrupt: the files are not what was written.
+        StateDamaged: the files are not what was written.
         StorageError: it cannot be opened.
     """
 
@@ -185,7 +185,7 @@ def storage_error(action: str, path: Path, error: Exception) -> StorageError | B
     if "No space left" in text or "Disk quota exceeded" in text or "Not enough space" in text:
         return DiskFull(f"no space left to {action} the state in {path} ({text}): free some space on this disk")
     if text.startswith("Corruption"):
-        return Corrupt(f"the state in {path} is damaged ({text}): remove its directory and restart to fetch it from a peer")
+        return StateDamaged(f"the state in {path} is damaged ({text}): restart the node, and it is fetched from another one")
     if "lock hold by current process" in text or "While lock file" in text:
         return DirectoryInUse(f"the state in {path} is open already ({text})")
     return StorageError(f"cannot {action} the state in {path}: {text}")

@@ -405,7 +405,7 @@ def test_a_damaged_current_is_named_with_the_way_back(damage: str) -> None:
         disk.shorten("state/CURRENT", 9)
     else:
         disk.delete("state/CURRENT")
-    with pytest.raises(Corrupt, match=r"state/CURRENT.*remove the directory state"):
+    with pytest.raises(Corrupt, match=r"state/CURRENT.*restart the node"):
         model(disk)
     disk.remove_tree("state")
     assert meta_of(model(disk).store).index == 0

@@ -345,7 +345,7 @@ def test_a_damaged_table_is_noticed_by_every_kind_of_read(tmp_path: Path) -> Non
     file.close()
     store = RocksStore(tmp_path / "live")
     view = store.view()
-    with pytest.raises(Corrupt, match="remove its directory"):
+    with pytest.raises(Corrupt, match="restart the node"):
         list(store.scan(b"", b"z"))
     with pytest.raises(Corrupt):
         store.count(b"", b"z")

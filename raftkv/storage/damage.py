@@ -1,0 +1,43 @@
+"""A state store that cannot be trusted is set aside, never repaired in place and never thrown away unseen.
+
+The state can be had again: it is the log applied, and every other node has it. So a node whose state is damaged starts with an empty
+one, and replays its log or asks for a snapshot. What was damaged stays beside it, in `state.damaged`, until the next time.
+
+Damage may be noticed long after the start, when a block is read for the first time. The node then stops, and leaves a note, so that the
+next start does not trust the same files again.
+"""
+
+from __future__ import annotations
+
+from raftkv.storage.disk import Disk, read_file, replace_file
+
+STATE_PATH = "state"
+NOTE_PATH = "state/DAMAGED"
+ASIDE_PATH = "state.damaged"
+_MAX_NOTE_BYTES = 4096
+
+
+def note_damage(disk: Disk, reason: str) -> None:
+    """Let the next start know that the state is damaged, and how.
+
+    Raises:
+        StorageError: the note could not be written.
+    """
+    replace_file(disk, NOTE_PATH, reason.encode()[:_MAX_NOTE_BYTES])
+
+
+def damage(disk: Disk) -> str | None:
+    """What the note says, if there is one."""
+    return read_file(disk, NOTE_PATH, _MAX_NOTE_BYTES).decode("utf-8", "replace") if disk.exists(NOTE_PATH) else None
+
+
+def set_aside(disk: Disk) -> str:
+    """Move the state out of the way, durably; what had been set aside before is removed. Returns where it is.
+
+    Raises:
+        StorageError: it could not be moved; after a restart it is there or aside.
+    """
+    disk.remove_tree(ASIDE_PATH)
+    disk.rename(STATE_PATH, ASIDE_PATH)
+    disk.sync_directory("")
+    return ASIDE_PATH

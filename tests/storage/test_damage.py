@@ -1,0 +1,70 @@
+"""What happens to a state store that cannot be trusted."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from raftkv.errors import StateDamaged
+from raftkv.sim.disk import SimDisk, Survival
+from raftkv.sim.store import ModelEngine
+from raftkv.startup import snapshot_meta_of
+from raftkv.storage.checkpoint import StateDirectory
+from raftkv.storage.damage import ASIDE_PATH, damage, note_damage, set_aside
+
+
+def _with_state(disk: SimDisk) -> None:
+    directory = StateDirectory(disk, ModelEngine(disk), snapshot_meta_of)
+    directory.store.write({b"key": b"value"})
+    directory.store.flush()
+    directory.close()
+
+
+def test_a_state_without_a_note_is_not_damaged() -> None:
+    """Nothing is set aside that nobody complained about."""
+    disk = SimDisk(random.Random(1))
+    _with_state(disk)
+    assert damage(disk) is None
+
+
+def test_a_note_survives_a_crash_and_says_why() -> None:
+    """The next start learns what the last one stumbled over."""
+    disk = SimDisk(random.Random(1))
+    _with_state(disk)
+    note_damage(disk, "block 7 is rotten")
+    disk.crash(Survival.LOST)
+    disk.restart()
+    assert damage(disk) == "block 7 is rotten"
+
+
+def test_a_state_that_is_set_aside_leaves_an_empty_one_and_is_kept() -> None:
+    """The damaged files stay for whoever wants to look, and do not come back."""
+    disk = SimDisk(random.Random(1))
+    _with_state(disk)
+    note_damage(disk, "rot")
+    assert set_aside(disk) == ASIDE_PATH
+    disk.crash(Survival.LOST)
+    disk.restart()
+    assert damage(disk) is None
+    assert disk.exists(f"{ASIDE_PATH}/CURRENT")
+    directory = StateDirectory(disk, ModelEngine(disk), snapshot_meta_of)
+    assert directory.store.get(b"key") is None
+
+
+def test_a_second_damaged_state_takes_the_place_of_the_first() -> None:
+    """One copy is kept, so that a disk that rots again and again is not filled."""
+    disk = SimDisk(random.Random(1))
+    for _ in range(2):
+        _with_state(disk)
+        set_aside(disk)
+    assert disk.exists(f"{ASIDE_PATH}/CURRENT")
+
+
+def test_a_damaged_current_is_an_error_of_the_state_and_not_of_the_log() -> None:
+    """Only what can be had again is set aside: the error says that it is the state."""
+    disk = SimDisk(random.Random(1))
+    _with_state(disk)
+    disk.flip("state/CURRENT", 22)
+    with pytest.raises(StateDamaged, match="state/CURRENT"):
+        StateDirectory(disk, ModelEngine(disk), snapshot_meta_of)
