@@ -160,6 +160,7 @@ class Flight:
 class Held:
     """What a test keeps from happening by itself on one node."""
 
+    ready: bool = False
     persist: bool = False
     apply: bool = False
     fetch: bool = False
@@ -278,7 +279,7 @@ class Node:
         raise AssertionError(f"{self.name} never comes to rest")
 
     def _settle_once(self) -> bool:
-        if self.up and self.raft.has_ready():
+        if self.up and self.raft.has_ready() and not self.held.ready:
             self._take(self.raft.ready())
             return True
         if self.writing and not self.held.persist:
@@ -310,7 +311,7 @@ class Node:
         """The oldest `count` Readies in flight become durable, and the node hears of it."""
         for _ in range(count):
             self._persist()
-            while self.raft.has_ready():
+            while self.raft.has_ready() and not self.held.ready:
                 self._take(self.raft.ready())
         self.settle()
 

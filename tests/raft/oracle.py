@@ -172,6 +172,8 @@ class Oracle:
             return
         raft, name = node.raft, node.name
         raft.check_invariants()
+        if raft.has_ready():
+            return  # held back: what is known of its log is behind
         if raft.term < self.terms[name]:
             raise Violation("term grows", f"{name} went from term {self.terms[name]} to {raft.term}")
         self.terms[name] = raft.term

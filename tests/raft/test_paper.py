@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_5_1_servers_start_as_followers() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda node: node, candidate, leader], ids=["follower", "candidate", "leader"])
-def test_5_1_a_larger_term_is_adopted(make) -> None:  # type: ignore[no-untyped-def]
+def test_5_1_a_larger_term_is_adopted(make: Callable[[Node], Node]) -> None:
     """5.1: whoever sees a larger term takes it over, and a candidate or leader becomes a follower."""
     node = make(alone(1))
     hear(node, Append("n2", "n1", 9, 102, 1, 1, (), 0))
@@ -261,7 +262,8 @@ def test_5_3_a_proposal_is_appended_and_sent_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("voters", "acknowledged", "committed"), [(1, 0, True), (3, 0, False), (3, 1, True), (3, 2, True), (5, 1, False), (5, 2, True), (4, 1, False)]
+    ("voters", "acknowledged", "committed"),
+    [(1, 0, True), (3, 0, False), (3, 1, True), (3, 2, True), (5, 1, False), (5, 2, True), (4, 1, False)],
 )
 def test_5_3_an_entry_on_a_majority_is_committed(voters: int, acknowledged: int, committed: bool) -> None:
     """5.3: an entry is committed once the leader that created it knows it on a majority."""
