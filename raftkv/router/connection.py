@@ -6,7 +6,6 @@ answered out of turn (an error, a refusal) waits here for those before it. Nothi
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final, cast
 
 from raftkv.kv.replies import Failure, Reply
@@ -85,7 +84,7 @@ class Connection:
         self.closing = False
         self.closed = False
         self.held_back = False
-        self.chunks: deque[Chunk] = deque()
+        self.chunks: list[Chunk] = []
         self.writes_out = 0
         self.reads_out = 0
         self._changed = changed

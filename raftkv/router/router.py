@@ -174,7 +174,7 @@ class Router:
             if position < len(chunk.requests):
                 chunk.position = position
                 return
-            connection.chunks.popleft()
+            connection.chunks.pop(0)
 
     def _take(
         self,

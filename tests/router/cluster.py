@@ -12,9 +12,10 @@ import random
 from collections import deque
 from collections.abc import Callable
 
-from raftkv.errors import Busy, NotLeader
+from raftkv.errors import Busy, NotLeader, Unavailable
 from raftkv.kv.clock import LogClock
 from raftkv.kv.command import Command
+from raftkv.kv.commands import parse_request
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.replies import Failure, Reply
 from raftkv.raft.ready import Role, RoleChange
@@ -57,6 +58,7 @@ WEIGHTS = {
     "restart": 0.3,
     "leave": 0.3,
     "busy": 1,
+    "full": 0.5,
     "fence": 0.3,
     "deafen": 1.5,
     "wait": 0.3,
@@ -88,6 +90,7 @@ class Node:
         self.appending = False
         self.busy = False
         self.deaf = False
+        self.full = False
         self.contexts: list[tuple[int, int]] = []
         self.slow: list[tuple[Command, Callable[[Reply], None]]] = []
         self.clients: dict[int, Client] = {}
@@ -98,7 +101,7 @@ class Node:
         self.role, self.leader, self.term = Role.FOLLOWER, None, 0
         self.contexts.clear()
         self.slow.clear()
-        self.appending = self.busy = self.deaf = False
+        self.appending = self.busy = self.deaf = self.full = False
         cluster = self.cluster
         clock = LogClock(self.node)
         for name in NODES:
@@ -130,7 +133,9 @@ class Node:
         if self.role is not Role.LEADER:
             raise NotLeader(self.leader)
         if self.busy:
-            raise Busy("full")
+            raise Busy("too much is in flight")
+        if self.full:
+            raise Unavailable("the disk is full")
         self.appending = True
         return self.cluster.append(self, payload)
 
@@ -308,7 +313,9 @@ class Cluster:
     def do_append(self, number: int) -> None:
         """What a node proposed is durable there."""
         node = self.pick(number)
-        node.appending = node.busy = False
+        node.appending = node.busy = node.full = False
+        for other in self.nodes.values():
+            other.router.peer_refuses_writes(node.node, "")
         node.router.appended(self.now_ms)
 
     def do_elect(self, number: int) -> None:
@@ -388,6 +395,14 @@ class Cluster:
         """A leader cannot take more for a while."""
         self.pick(number).busy = True
 
+    def do_full(self, number: int) -> None:
+        """A node's disk is full for a while; sometimes the others have heard of it."""
+        node = self.pick(number)
+        node.full = True
+        for other in self.nodes.values():
+            if other is not node and number // 3 % 2:
+                other.router.peer_refuses_writes(node.node, "the disk is full")
+
     # The end.
 
     def heal(self) -> None:
@@ -395,11 +410,13 @@ class Cluster:
         for pair in list(self.queues):
             self.do_join(list(self.queues).index(pair))
         self.do_elect(self.term)
+        for number in range(len(NODES)):
+            self.do_append(number)
         for _ in range(60):
             self.now_ms += 20
             for node in self.nodes.values():
                 node.learn()
-                node.appending = node.busy = node.deaf = False
+                node.appending = node.busy = node.deaf = node.full = False
                 if not node.ready_to_serve:
                     node.jump()
                     node.ready_to_serve = True
@@ -416,12 +433,10 @@ class Cluster:
 
     def final_values(self) -> Callable[[str], int]:
         """What the keys hold in the end."""
-        rows = self.nodes[NODES[0]].machine
+        machine = self.nodes[NODES[0]].machine
 
         def value(key: str) -> int:
-            from raftkv.kv.commands import parse_request
-
-            found = rows.read(parse_request([b"GET", key.encode()]))
+            found = machine.read(parse_request([b"GET", key.encode()]))
             assert not isinstance(found, Failure)
             return int(found) if isinstance(found, bytes) else 0
 

@@ -406,6 +406,39 @@ def test_a_leader_that_cannot_write_says_so_at_once() -> None:
     assert stand.do("INCR a") == [Failure("CLUSTERDOWN", "the disk of the leader is full")]
 
 
+def test_what_the_leader_would_refuse_is_refused_at_once() -> None:
+    """When the leader has told that it takes no writes, what has not left is refused with its reason, until it takes writes again."""
+    stand = Stand()
+    stand.follow()
+    stand.do("INCR a")
+    (group,) = stand.forwarded()
+    stand.receive("n2", WritesRefused(SESSION, 1, "the disk is full", "n2"))
+    stand.router.peer_refuses_writes("n2", "the disk is full")
+    stand.router.open(2, "")
+    assert stand.do("INCR b", connection=2) == [Failure("CLUSTERDOWN", "the disk is full")]
+    stand.pass_time(10)
+    assert stand.take_sent() == []
+    stand.router.peer_refuses_writes("n2", "")
+    stand.flush()
+    assert stand.forwarded() == [group]
+    stand.do("INCR b", connection=2)
+    assert spans(stand.forwarded()) == [(2, 1)]
+
+
+def test_only_the_leaders_trouble_counts() -> None:
+    """That another node takes no writes is no reason to refuse any."""
+    stand = Stand()
+    stand.follow("n2", 1)
+    stand.router.peer_refuses_writes("n3", "the disk is full")
+    stand.do("INCR a")
+    assert spans(stand.forwarded()) == [(1, 1)]
+    stand.router.peer_refuses_writes("n2", "the disk is full")
+    stand.follow("n1", 2)
+    stand.router.peer_disconnected("n3")
+    stand.follow("n3", 3)
+    assert spans(stand.forwarded()) == [(1, 1)]
+
+
 def test_a_client_that_leaves_takes_its_unsent_writes_along() -> None:
     """Writes without a number are dropped with their client; those on their way run on."""
     stand = Stand(groups_ahead=1)
