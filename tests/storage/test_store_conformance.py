@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftkv.errors import Busy, Corrupt, DirectoryInUse, DiskFull, StorageError
+from raftkv.errors import Busy, Corrupt, DirectoryInUse, DiskFull, StateDamaged, StorageError
 from raftkv.kv.store import Store, Writes
 from raftkv.sim.disk import SimDisk
 from raftkv.sim.store import ROWS_FILE, ModelStore
@@ -382,7 +382,7 @@ def test_a_store_that_cannot_keep_up_refuses_a_write_and_stays_whole(tmp_path: P
     [
         ("Result incomplete: Write stall", Busy),
         ("IO error: No space left on device: While appending to file: x: No space left on device", DiskFull),
-        ("Corruption: block checksum mismatch", Corrupt),
+        ("Corruption: block checksum mismatch", StateDamaged),
         ("IO error: lock hold by current process, acquire time 1", DirectoryInUse),
         ("IO error: While lock file: x/LOCK: Resource temporarily unavailable", DirectoryInUse),
         ("Shutdown in progress: ", StorageError),

@@ -1,0 +1,132 @@
+"""How log and state are made to agree at a start."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+from raftkv.kv.batch import FORMAT_VERSION, Batch, encode_batch
+from raftkv.kv.machine import KvMachine
+from raftkv.raft.membership import encode_configuration
+from raftkv.raft.types import Configuration, Entry, EntryId, EntryKind, HardState, Member, SnapshotMeta
+from raftkv.sim.disk import SimDisk, Survival
+from raftkv.sim.store import ModelEngine
+from raftkv.startup import Agreement, bootstrap_configuration, reconcile, snapshot_meta_of, stored_state
+from raftkv.storage.checkpoint import StateDirectory
+from raftkv.storage.identity import Identity, create_identity
+from raftkv.storage.wal import LogWrite, Wal, WalSettings
+
+MEMBERS = tuple(Member(name, 0, f"127.0.0.1:{port}") for name, port in (("n1", 1), ("n2", 2), ("n3", 3)))
+FORMED = Configuration(tuple(Member(m.id, 7, m.peer_address) for m in MEMBERS), ("n1", "n2", "n3"))
+IDENTITY = Identity(b"c" * 16, "test", "n1", 7, 0, MEMBERS)
+
+
+def _open(disk: SimDisk) -> tuple[Wal, KvMachine, StateDirectory]:
+    wal = Wal.open(disk, WalSettings(segment_bytes=64 << 10))
+    if wal.recovered.created:
+        create_identity(disk, IDENTITY)
+    state = StateDirectory(disk, ModelEngine(disk), snapshot_meta_of)
+    return wal, KvMachine(state.store), state
+
+
+def _entry(index: int, term: int) -> Entry:
+    if index == 1:
+        return Entry(1, term, EntryKind.CONFIGURATION, encode_configuration(FORMED))
+    return Entry(index, term, EntryKind.BATCH, encode_batch(Batch(FORMAT_VERSION, 1, 1_000 + index, [])))
+
+
+def _apply(machine: KvMachine, entry: Entry) -> None:
+    if entry.kind is EntryKind.BATCH:
+        machine.apply(entry.index, entry.term, entry.payload)
+    else:
+        machine.apply_empty(entry.index, entry.term, entry.payload)
+
+
+def test_every_combination_has_one_answer() -> None:
+    """The decision depends only on where the state stands between the log's begin and end, and on whether the terms agree there."""
+    for begin, last, applied, term_agrees in itertools.product(range(5), range(5), range(7), (True, False)):
+        if last < begin:
+            continue
+        log_term = (3 if term_agrees else 2) if begin <= applied <= last else None
+        decided = reconcile(begin, last, applied, 3, log_term)
+        if applied < begin:
+            assert decided is Agreement.STATE_LOST
+        elif applied > last or not term_agrees:
+            assert decided is Agreement.BEGIN_ANEW
+        else:
+            assert decided is Agreement.REPLAY
+
+
+def test_a_new_node_starts_from_the_bootstrap_configuration() -> None:
+    """Nothing is known of a new cluster but its members' names and addresses; no incarnation is."""
+    wal, machine, _ = _open(SimDisk(random.Random(1)))
+    stored = stored_state(IDENTITY, wal, machine)
+    assert stored.snapshot == SnapshotMeta(0, 0, bootstrap_configuration(MEMBERS))
+    assert stored.last == EntryId(0, 0)
+    assert not stored.state_lost
+    assert stored.incarnation == 7
+
+
+def test_the_rest_of_the_log_is_replayed() -> None:
+    """A state that is older than the log's end stays; the core will hand out the entries after it."""
+    wal, machine, _ = _open(SimDisk(random.Random(1)))
+    entries = tuple(_entry(index, 1) for index in (1, 2, 3))
+    wal.write([LogWrite(1, HardState(1, "n1"), None, entries, 3)])
+    _apply(machine, entries[0])
+    stored = stored_state(IDENTITY, _reopened(wal), machine)
+    assert (stored.applied, stored.last.index, stored.committed, stored.state_lost) == (1, 3, 3, False)
+    assert stored.configurations == ((1, FORMED),)
+
+
+def _reopened(wal: Wal) -> Wal:
+    disk = wal._disk
+    wal.close()
+    return Wal.open(disk, WalSettings(segment_bytes=64 << 10))
+
+
+def test_a_state_before_the_logs_begin_is_lost() -> None:
+    """Entries between the state and the log's begin are nowhere: the node asks for a snapshot and applies nothing meanwhile."""
+    wal, _, _ = _open(SimDisk(random.Random(1)))
+    entries = tuple(_entry(index, 1) for index in (1, 2, 3, 4))
+    wal.write([LogWrite(1, HardState(1, "n1"), None, entries, 4)])
+    wal.compact(SnapshotMeta(3, 1, FORMED))
+    fresh = SimDisk(random.Random(2))
+    fresh.mkdir("state")
+    machine = KvMachine(StateDirectory(fresh, ModelEngine(fresh), snapshot_meta_of).store)
+    stored = stored_state(IDENTITY, _reopened(wal), machine)
+    assert stored.state_lost
+    assert stored.applied == stored.snapshot.index == 3
+    assert stored.last.index == 4
+
+
+def test_a_state_beyond_the_logs_end_becomes_the_logs_begin_and_stays_so() -> None:
+    """A crash between the switch to a snapshot and the reset of the log, or a lost last group, leaves the state ahead: it holds only
+    committed entries, so the log begins anew after it, with the configuration from inside it, also after the next crash."""
+    disk = SimDisk(random.Random(1))
+    wal, machine, state = _open(disk)
+    entries = tuple(_entry(index, 2) for index in (1, 2, 3))
+    wal.write([LogWrite(1, HardState(2, "n2"), None, entries[:1], 1)])
+    for entry in entries:
+        _apply(machine, entry)
+    state.store.flush()
+    stored = stored_state(IDENTITY, wal, machine)
+    assert stored.snapshot == SnapshotMeta(3, 2, FORMED)
+    assert stored.last == EntryId(3, 2)
+    assert (stored.applied, stored.committed) == (3, 3)
+    disk.crash(Survival.LOST)
+    disk.restart()
+    wal, machine, _ = _open(disk)
+    again = stored_state(IDENTITY, wal, machine)
+    assert again.snapshot == SnapshotMeta(3, 2, FORMED)
+    assert again.hard_state == HardState(2, "n2")
+
+
+def test_a_log_that_contradicts_the_state_gives_way() -> None:
+    """An entry of another term than the state's at its applied index was never committed: it goes, and what follows it."""
+    wal, machine, _ = _open(SimDisk(random.Random(1)))
+    wal.write([LogWrite(1, HardState(1, None), None, tuple(_entry(index, 1) for index in (1, 2, 3)), 0)])
+    for entry in (_entry(1, 1), _entry(2, 2)):
+        _apply(machine, entry)
+    stored = stored_state(IDENTITY, _reopened(wal), machine)
+    assert stored.snapshot == SnapshotMeta(2, 2, FORMED)
+    assert stored.last == EntryId(2, 2)
