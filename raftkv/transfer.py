@@ -34,6 +34,9 @@ ASK_AGAIN_MS = 1_000
 GIVE_UP_MS = 15_000
 """A transfer in which nothing moved for so long has failed; the leader starts another when it is still needed."""
 
+KEEP_MS = 60_000
+"""A checkpoint whose transfer was interrupted is kept for so long, so that the transfer can go on where it was."""
+
 _Result = TypeVar("_Result")
 Background = Callable[[Callable[[], _Result], Callable[[_Result | BaseException], None]], None]
 
@@ -76,6 +79,7 @@ class SnapshotSender:
         self._outgoing: dict[NodeId, _Outgoing] = {}
         self._checkpoint: StateCheckpoint | None = None
         self._making = False
+        self._keep_ms = 0
         self._events = structlog.get_logger("raftkv")
 
     @property
@@ -125,7 +129,10 @@ class SnapshotSender:
             self._end(peer, False)
 
     def tick(self, elapsed_ms: int) -> None:
-        """Time has passed: the budget fills up, and silent transfers end."""
+        """Time has passed: the budget fills up, silent transfers end, and so does the wait for those that broke off."""
+        if self._keep_ms > 0 and not self._outgoing:
+            self._keep_ms -= elapsed_ms
+            self._release()
         self._budget = min(self._budget + self._bytes_per_second * elapsed_ms // 1000, self._bytes_per_second // 10)
         for peer, transfer in sorted(self._outgoing.items()):
             transfer.quiet_ms += elapsed_ms
@@ -180,11 +187,12 @@ class SnapshotSender:
 
     def _end(self, peer: NodeId, ok: bool) -> None:
         if self._outgoing.pop(peer, None) is not None:
+            self._keep_ms = 0 if ok else KEEP_MS
             self._finished(peer, ok)
             self._release()
 
     def _release(self) -> None:
-        if not self._outgoing and not self._making and self._checkpoint is not None:
+        if not self._outgoing and not self._making and self._keep_ms <= 0 and self._checkpoint is not None:
             old, self._checkpoint = self._checkpoint, None
             self._background(old.discard, _raise_error)
 

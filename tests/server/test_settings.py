@@ -12,6 +12,7 @@ from raftkv.server.settings import Address, Limits, NodeSettings, Tuning, parse_
 
 LOCAL = Address("127.0.0.1", 7001)
 PUBLIC = Address("10.1.2.3", 7001)
+EVERYWHERE = Address("0.0.0.0", 7001)  # noqa: S104 - nothing listens there
 
 
 def _settings(**changes: Any) -> NodeSettings:
@@ -76,8 +77,8 @@ def test_without_a_secret_a_node_stays_on_loopback(option: str) -> None:
 def test_an_address_that_nobody_can_dial_needs_one_to_advertise() -> None:
     """Listening everywhere does not say where others find the node."""
     with pytest.raises(InvalidSettings, match="--advertise-client"):
-        _settings(client=Address("0.0.0.0", 7001), insecure=True)
-    told = _settings(client=Address("0.0.0.0", 7001), advertise_client=PUBLIC, insecure=True)
+        _settings(client=EVERYWHERE, insecure=True)
+    told = _settings(client=EVERYWHERE, advertise_client=PUBLIC, insecure=True)
     assert told.client_address == PUBLIC
 
 

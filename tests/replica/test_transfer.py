@@ -1,0 +1,197 @@
+"""A snapshot on its way from one node to another: all of it, nothing twice that is there, and nothing wrong."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+
+from raftkv.codec.peer import SnapshotChunk, SnapshotDone, SnapshotOffer, SnapshotWant
+from raftkv.kv.machine import KvMachine
+from raftkv.raft.messages import InstallSnapshot
+from raftkv.raft.types import Configuration, SnapshotMeta
+from raftkv.sim.disk import SimDisk
+from raftkv.sim.store import ModelEngine
+from raftkv.startup import snapshot_meta_of
+from raftkv.storage.checkpoint import Staging, StateDirectory
+from raftkv.transfer import ASK_AGAIN_MS, CHUNK_BYTES, GIVE_UP_MS, KEEP_MS, SnapshotReceiver, SnapshotSender
+
+RATE = 1 << 30
+
+
+class Pair:
+    """A leader n1 with state and a follower n2 without, joined by two queues; background work happens at once."""
+
+    def __init__(self, rate: int = RATE) -> None:
+        self.disks = [SimDisk(random.Random(seed)) for seed in (1, 2)]
+        self.states = [StateDirectory(disk, ModelEngine(disk), snapshot_meta_of) for disk in self.disks]
+        machine = KvMachine(self.states[0].store)
+        machine.apply_empty(1, 1)
+        rng = random.Random(3)
+        self.states[0].store.write({b"k%d" % i: rng.randbytes(50_000) for i in range(40)})
+        self.frames: deque[tuple[str, object]] = deque()
+        self.sent: list[object] = []
+        self.finished: list[tuple[str, bool]] = []
+        self.received: list[tuple[InstallSnapshot, Staging]] = []
+        self.sender = SnapshotSender(self.states[0], _now, self._sends("n2"), lambda peer, ok: self.finished.append((peer, ok)), rate)
+        self.receiver = SnapshotReceiver(self.states[1], _now, self._sends("n1"), lambda m, s: self.received.append((m, s)))
+
+    def _sends(self, to: str) -> Callable[[str, object], bool]:
+        def send(node: str, frame: object) -> bool:
+            assert node == to
+            self.frames.append((to, frame))
+            self.sent.append(frame)
+            return True
+
+        return send
+
+    def start(self) -> None:
+        self.sender.start(InstallSnapshot("n1", "n2", 1, 7, SnapshotMeta(0, 0, Configuration())))
+
+    def deliver(self, most: int = 1_000_000) -> None:
+        for _ in range(most):
+            if not self.frames:
+                return
+            to, frame = self.frames.popleft()
+            match frame:
+                case SnapshotOffer():
+                    self.receiver.offered("n1", frame)
+                case SnapshotChunk():
+                    self.receiver.chunk("n1", frame)
+                case SnapshotWant():
+                    self.sender.wanted("n2", frame)
+                case SnapshotDone():
+                    (self.sender.done if to == "n1" else self.receiver.stopped)("n2" if to == "n1" else "n1", frame)
+
+
+def _now(work: Callable[[], object], done: Callable[[object], None]) -> None:
+    try:
+        result = work()
+    except Exception as error:  # as the shell does: `done` decides
+        done(error)
+    else:
+        done(result)
+
+
+def test_a_transfer_brings_all_of_the_state() -> None:
+    """What arrives is verified, installs, and is the sender's state; the sender hears that it went well and keeps no checkpoint."""
+    pair = Pair()
+    pair.start()
+    assert pair.sender.floor is not None
+    pair.deliver()
+    assert pair.finished == [("n2", True)]
+    (message, staging) = pair.received[0]
+    assert (message.snapshot.index, message.snapshot.term) == (1, 1)
+    store = pair.states[1].install(staging)
+    assert store.get(b"k39") == pair.states[0].store.get(b"k39")
+    assert pair.sender.floor is None
+    assert not [name for name in pair.disks[0].list("state") if name.startswith("snap-")]
+
+
+def test_no_chunk_is_larger_than_agreed() -> None:
+    """A chunk never holds up a heartbeat for longer than CHUNK_BYTES take."""
+    pair = Pair()
+    pair.start()
+    pair.deliver()
+    sizes = [len(frame.data) for frame in pair.sent if isinstance(frame, SnapshotChunk)]
+    assert max(sizes) == CHUNK_BYTES
+
+
+def test_the_rate_is_bounded() -> None:
+    """Beyond the budget of a moment nothing is sent until time has passed."""
+    pair = Pair(rate=4 * CHUNK_BYTES)
+    pair.start()
+    pair.deliver()
+    before = sum(isinstance(frame, SnapshotChunk) for frame in pair.sent)
+    assert before == 1
+    pair.sender.tick(100)
+    pair.deliver()
+    assert sum(isinstance(frame, SnapshotChunk) for frame in pair.sent) <= before + 1
+
+
+def test_lost_frames_are_asked_for_again() -> None:
+    """A receiver that hears nothing asks again for exactly what is missing."""
+    pair = Pair()
+    pair.start()
+    pair.deliver(3)
+    pair.frames.clear()
+    for _ in range(5):
+        pair.receiver.tick(ASK_AGAIN_MS)
+        pair.deliver()
+    assert pair.finished == [("n2", True)]
+
+
+def test_an_interrupted_transfer_goes_on_where_it_was() -> None:
+    """After a break in the connection the same checkpoint is offered again, and what has arrived is not sent twice."""
+    pair = Pair()
+    pair.start()
+    pair.deliver(9)
+    arrived = sum(isinstance(frame, SnapshotChunk) for frame in pair.sent) - sum(
+        isinstance(frame, SnapshotChunk) for _, frame in pair.frames
+    )
+    assert arrived > 0
+    pair.frames.clear()
+    pair.sender.peer_lost("n2")
+    pair.receiver.tick(GIVE_UP_MS + 1)
+    pair.sent.clear()
+    pair.start()
+    pair.deliver()
+    offer = next(frame for frame in pair.sent if isinstance(frame, SnapshotOffer))
+    total = sum(-(-file.size // CHUNK_BYTES) for file in offer.files)
+    assert sum(isinstance(frame, SnapshotChunk) for frame in pair.sent) <= total - arrived
+    assert pair.received
+
+
+def test_a_damaged_chunk_fails_the_transfer_and_the_next_one_succeeds() -> None:
+    """What does not match its checksum is never handed on; it is fetched again."""
+    pair = Pair()
+    pair.start()
+    pair.deliver(4)
+    position = next(at for at, (_, frame) in enumerate(pair.frames) if isinstance(frame, SnapshotChunk))
+    to, chunk = pair.frames[position]
+    assert isinstance(chunk, SnapshotChunk)
+    pair.frames[position] = (to, SnapshotChunk(chunk.id, chunk.file, chunk.offset, b"\0" * len(chunk.data)))
+    pair.deliver()
+    assert pair.received == []
+    assert pair.finished == [("n2", False)]
+    pair.start()
+    pair.deliver()
+    assert len(pair.received) == 1
+
+
+@pytest.mark.parametrize("change", [{"file": 99}, {"size": 0}, {"size": CHUNK_BYTES + 1}, {"offset": -1}])
+def test_a_want_that_makes_no_sense_is_ignored(change: dict[str, int]) -> None:
+    """A peer cannot make the sender read what it did not offer."""
+    pair = Pair()
+    pair.start()
+    offer = next(frame for frame in pair.sent if isinstance(frame, SnapshotOffer))
+    want = {"file": 0, "offset": 0, "size": 10, **change}
+    pair.sender.wanted("n2", SnapshotWant(offer.id, want["file"], want["offset"], want["size"]))
+    assert not [frame for frame in pair.sent if isinstance(frame, SnapshotChunk)]
+
+
+def test_a_silent_peer_is_given_up() -> None:
+    """A transfer in which nothing moves ends, and the core may begin another."""
+    pair = Pair()
+    pair.start()
+    pair.sender.tick(GIVE_UP_MS + 1)
+    assert pair.finished == [("n2", False)]
+    assert pair.sender.floor is None
+    pair.sender.tick(KEEP_MS)
+    assert not [name for name in pair.disks[0].list("state") if name.startswith("snap-")]
+
+
+def test_a_leader_that_steps_down_ends_its_transfers() -> None:
+    """The receiver learns that the offer no longer stands when it asks for more."""
+    pair = Pair()
+    pair.start()
+    pair.deliver(1)
+    pair.sender.stop_all()
+    pair.deliver()
+    assert pair.finished == [("n2", False)]
+    assert pair.received == []
+    pair.start()
+    pair.deliver()
+    assert len(pair.received) == 1
