@@ -5,7 +5,8 @@ within a byte budget, so that a transfer does not starve the nodes' other work. 
 the staging area keeps what has arrived, and an offer of the same snapshot finds it. A checkpoint is made once and serves every peer
 that needs it at the same time; while it is being sent, the log behind it must stay (`floor`).
 
-Nothing here touches a disk or a socket: files are behind `StateDirectory`, whose methods run in the background; frames leave through `send`.
+Nothing here touches a disk or a socket: files are behind `StateDirectory`, whose methods run in the background; frames leave through
+`send`.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def test_an_interrupted_transfer_goes_on_where_it_was() -> None:
     """After a break in the connection the same checkpoint is offered again, and what has arrived is not sent twice."""
     pair = Pair()
     pair.start()
-    pair.deliver(9)
+    pair.deliver(12)
     arrived = sum(isinstance(frame, SnapshotChunk) for frame in pair.sent) - sum(
         isinstance(frame, SnapshotChunk) for _, frame in pair.frames
     )
