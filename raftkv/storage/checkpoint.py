@@ -38,7 +38,7 @@ from msgspec import Struct
 
 from raftkv.codec.envelope import Damaged, UnknownVersion, unwrap, wrap
 from raftkv.codec.peer import FileInfo
-from raftkv.errors import Corrupt, DiskFull, InvariantBroken, ProtocolError, StateDamaged, StorageError, UnknownFormat
+from raftkv.errors import Busy, Corrupt, DirectoryInUse, DiskFull, InvariantBroken, ProtocolError, StateDamaged, StorageError, UnknownFormat
 from raftkv.kv.store import Rows, Store
 from raftkv.raft.types import SnapshotMeta
 from raftkv.storage.disk import Disk, File, read_file, replace_file
@@ -242,11 +242,15 @@ class StateDirectory:
 
         Raises:
             DiskFull: there is still no space.
+            Busy: a long read still holds on to the old one; the same call succeeds later.
             StorageError: it cannot be opened.
         """
         with self._lock:
             self._store.close()
-            self._store = self._open(self._current.generation)
+            try:
+                self._store = self._open(self._current.generation)
+            except DirectoryInUse as error:
+                raise Busy(f"the state cannot be opened again yet: {error}") from error
             return self._store
 
     def free_bytes(self) -> int:

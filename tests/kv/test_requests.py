@@ -293,7 +293,7 @@ def test_replies_survive_their_codec(replies: list[Reply]) -> None:
     assert [type(reply) for reply in decode_replies(encode_replies(replies))] == [type(reply) for reply in replies]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.binary(max_size=30) | st.recursive(st.integers(0, 5) | st.text(max_size=2), st.lists).map(msgspec.msgpack.encode))
 def test_bytes_that_are_no_replies_are_a_protocol_error(data: bytes) -> None:
     """Decoding whatever a peer sends either gives replies or raises ProtocolError."""

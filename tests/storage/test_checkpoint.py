@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from raftkv.codec.envelope import wrap
 from raftkv.codec.peer import FileInfo
-from raftkv.errors import Corrupt, DiskFull, InvariantBroken, ProtocolError, StorageError, UnknownFormat
+from raftkv.errors import Busy, Corrupt, DiskFull, InvariantBroken, ProtocolError, StorageError, UnknownFormat
 from raftkv.kv.store import Rows, Store
 from raftkv.raft.types import Configuration, Member, SnapshotMeta
 from raftkv.sim.disk import Crashed, SimDisk, Survival
@@ -434,6 +434,21 @@ def test_what_lies_about_is_removed_at_the_start() -> None:
     assert disk.list("state") == ["CURRENT", "gen-00000001", f"part-{checkpoint.name}"]
 
 
+def test_a_state_opened_again_is_as_at_its_last_flush() -> None:
+    """`reopen` closes the live store and opens what was flushed; what was not is to be applied again."""
+    disk = sim()
+    state = model(disk)
+    fill(state.store, 4)
+    state.store.flush()
+    fill(state.store, 5)
+    old = state.store
+    assert meta_of(state.reopen()).index == 4
+    assert state.store is not old
+    with pytest.raises(StorageError):
+        old.get(b"at")
+    assert state.free_bytes() == disk.free_space()
+
+
 # The same on RocksDB.
 
 
@@ -469,6 +484,21 @@ def test_rocksdb_a_checkpoint_travels_and_is_installed(tmp_path: Path) -> None:
     fill(again.store, 200)
     again.store.flush()
     again.close()
+
+
+def test_rocksdb_a_state_is_not_opened_again_under_a_long_read(tmp_path: Path) -> None:
+    """While a long read holds on to the old store `reopen` says Busy; when it has ended, the call succeeds."""
+    state, _ = rocks(tmp_path / "data")
+    fill(state.store, 4)
+    state.store.flush()
+    fill(state.store, 5)
+    view = state.store.view()
+    with pytest.raises(Busy):
+        state.reopen()
+    assert view.get(b"at") == b"5"
+    view.close()
+    assert meta_of(state.reopen()).index in (4, 5)  # RocksDB may flush when it is closed
+    state.close()
 
 
 def test_rocksdb_checkpoints_share_tables(tmp_path: Path) -> None:
