@@ -34,7 +34,7 @@ from raftkv.codec.frames import MAX_PAYLOAD_BYTES, FrameDecoder, FrameSender, Pa
 from raftkv.codec.handshake import KIND_VALUE, MAX_HANDSHAKE_BYTES, NONCE_BYTES, PROTOCOL_VERSION, Handshake, Hello
 from raftkv.codec.peer import SnapshotOffer, Value, decode_value, encode_value, stream_of
 from raftkv.errors import ProtocolError
-from raftkv.raft.messages import MessageBase
+from raftkv.raft.messages import InstallSnapshot, MessageBase
 from raftkv.raft.types import Incarnation, NodeId
 from raftkv.server.settings import Address
 from raftkv.server.sockets import keep_alive, send_promptly
@@ -258,6 +258,8 @@ class _Incoming(_Connection):
         if payload.kind != KIND_VALUE or payload.group != hello.group:
             raise ProtocolError(f"node {hello.node} sent a payload of kind {payload.kind} for group {payload.group}")
         value = decode_value(payload.data)
+        if isinstance(value, InstallSnapshot):
+            raise ProtocolError(f"node {hello.node} sent an InstallSnapshot that is not in an offer")
         message = value.message if isinstance(value, SnapshotOffer) else value
         if isinstance(message, MessageBase):
             claimed = (message.sender, message.incarnation, message.to)
