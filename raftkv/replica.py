@@ -33,7 +33,7 @@ from raftkv.errors import Busy, DiskFull, InvariantBroken, Unavailable
 from raftkv.kv.command import Command
 from raftkv.kv.digest import Pair
 from raftkv.kv.machine import GroupReplies, KvMachine
-from raftkv.kv.replies import Reply
+from raftkv.kv.replies import Failure, Reply
 from raftkv.kv.store import Store
 from raftkv.raft import Raft
 from raftkv.raft.messages import InstallSnapshot, Message
@@ -252,15 +252,23 @@ class Replica:
 
     def run_slow(self, command: Command, done: Callable[[Reply], None]) -> None:
         """Execute a long read on a consistent view, off the event loop."""
-        view = self.machine.view()
+        machine = self.machine
+        view = machine.view()
 
         def finish(result: Reply | BaseException) -> None:
             view.close()
-            if isinstance(result, BaseException):
+            if isinstance(result, BaseException) and not self._is_live(machine):
+                done(Failure("CLUSTERDOWN", "this node has replaced its state meanwhile; ask again"))
+            elif isinstance(result, BaseException):
                 raise result
-            done(result)
+            else:
+                done(result)
 
         self._shell.background(lambda: view.read(command), finish)
+
+    def _is_live(self, machine: KvMachine) -> bool:
+        """Whether `machine` is the state machine, and is not being replaced: otherwise its store may be closed under it."""
+        return self.machine is machine and self._installing is None and not self._reopening
 
     # What happens to the replica.
 
@@ -531,13 +539,15 @@ class Replica:
 
         def flushed(result: object) -> None:
             self._compacting = False
+            if not self._is_live(machine):
+                return
             if isinstance(result, DiskFull | Busy):
                 self.events.warning("flush_failed", reason=str(result))
                 return
             if isinstance(result, BaseException):
                 raise result
             self._flushed_size = size
-            if self.machine is not machine or not self.ready_to_serve or not compact:
+            if not self.ready_to_serve or not compact:
                 return
             floor = self._sender.floor
             index = durable - (durable - begin) // 4  # what followers lag behind by is often in the rest

@@ -169,6 +169,11 @@ class NodeSettings:
         if self.secret is not None and len(self.secret) < 16:
             raise InvalidSettings("--secret-file holds fewer than 16 bytes; a secret that can be guessed protects nothing")
         self._check_exposure()
+        if self.cluster is not None and self.cluster[self.name] != self.peer_address:
+            raise InvalidSettings(
+                f"--cluster says that the others reach {self.name} at {self.cluster[self.name]}; this node says {self.peer_address} "
+                "(--advertise-peer, or else --peer)"
+            )
 
     def _check_exposure(self) -> None:
         listens = {"--client": self.client, "--peer": self.peer, "--admin": self.admin}

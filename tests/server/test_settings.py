@@ -69,9 +69,9 @@ def test_initial_members_come_by_name() -> None:
 def test_without_a_secret_a_node_stays_on_loopback(option: str) -> None:
     """An address that other machines can reach needs a secret, or the word of whoever starts the node."""
     with pytest.raises(InvalidSettings, match="--secret-file"):
-        _settings(**{option: PUBLIC})
-    assert _settings(**{option: PUBLIC}, insecure=True)
-    assert _settings(**{option: PUBLIC}, secret=b"0123456789abcdef")
+        _settings(**{option: PUBLIC}, cluster=None)
+    assert _settings(**{option: PUBLIC}, cluster=None, insecure=True)
+    assert _settings(**{option: PUBLIC}, cluster=None, secret=b"0123456789abcdef")
 
 
 def test_an_address_that_nobody_can_dial_needs_one_to_advertise() -> None:
@@ -87,6 +87,7 @@ def test_an_address_that_nobody_can_dial_needs_one_to_advertise() -> None:
     [
         ({"name": "n2"}, "--cluster does not list"),
         ({"name": "../n1"}, "--name"),
+        ({"cluster": {"n1": Address("127.0.0.1", 1)}}, "--advertise-peer"),
         ({"cluster_name": ""}, "--cluster-name"),
         ({"secret": b"short"}, "fewer than 16"),
         ({"log_format": "xml"}, "--log-format"),
