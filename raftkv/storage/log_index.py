@@ -6,8 +6,9 @@ What always holds:
 - An entry costs eight bytes here (its offset); a term costs two numbers for each run of entries that have it.
 - Appending at an index that exists cuts off the entries from there on, as in the log itself: the last record of an index counts.
 
-While a log is read back, entries behind the recorded beginning are taken in too; `settle` then hides them and checks that the rest
-is what the manifest promises. There is no I/O here.
+While a log is read back, entries behind the recorded beginning are taken in too, as far as their segments are still there; an entry
+may then be overwritten of which the first record is gone. `settle` at last hides what is behind the beginning and checks that the
+rest is what the manifest promises. There is no I/O here.
 """
 
 from __future__ import annotations
@@ -164,8 +165,7 @@ class LogIndex:
 
     def _cut(self, index: Index) -> None:
         """Entries from `index` on no longer count."""
-        first = next((view.first for view in self._views if view.offsets), None)
-        if index > self.last.index or (first is not None and index < first) or index <= self.begin.index:
+        if not self.begin.index < index <= self.last.index:
             raise Hole(f"entry {index} follows entry {self.last.index}")
         for view in self._views:
             if view.offsets and view.last >= index:

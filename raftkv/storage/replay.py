@@ -2,8 +2,8 @@
 
 What always holds:
 
-- Until everything has been read and judged nothing is changed, except that an unfinished creation is begun again. A log that is
-  refused is left as it was found.
+- Until everything has been read and judged nothing is changed, except that an unfinished creation is begun again and a spare file
+  is removed. A log that is refused is left as it was found.
 - What is seen is not trusted to be durable: after the death of the program, or a failed fsync, names and pages may be there that
   the disk does not hold. Directories are synced; the hard state and the seal are written again, or the last group if it is not
   sealed.
@@ -66,7 +66,7 @@ from raftkv.storage.segment import (
     Tail,
     check_header,
     create_segment,
-    discard_segment,
+    discard_file,
     holds_group,
     is_blank,
     read_header,
@@ -76,6 +76,7 @@ from raftkv.storage.segment import (
 
 LOG_DIRECTORY = "wal"
 MANIFEST_PATH = "wal/manifest"
+SPARE_PATH = "wal/spare"
 _MIN_SEGMENT_BYTES = 2 * DATA_OFFSET
 
 
@@ -150,6 +151,8 @@ def open_log(disk: Disk, settings: WalSettings) -> OpenedLog:
         _refuse_directory(disk, action)
     disk.sync_directory("")
     disk.sync_directory(LOG_DIRECTORY)
+    if disk.exists(SPARE_PATH):
+        disk.unlink(SPARE_PATH)  # whether it is blank on the disk too is not known any more
     files: dict[int, File] = {}
     try:
         return _Replay(disk, settings, files, created=action is DirectoryAction.OPEN_NEW).run()
@@ -437,7 +440,7 @@ class _Replay:
         try:
             store_manifest(self._disk, MANIFEST_PATH, manifest)
         except DiskFull:
-            discard_segment(self._disk, LOG_DIRECTORY, file)
+            discard_file(self._disk, segment_path(LOG_DIRECTORY, header.id), file)
             raise
         self._manifest = manifest
         self._files[header.id] = file

@@ -61,25 +61,66 @@ def create_segment(disk: Disk, directory: str, header: SegmentHeader) -> File:
         StorageError: the disk failed.
     """
     path = segment_path(directory, header.id)
-    if disk.exists(path):
-        disk.unlink(path)
-    file = disk.create(path)
+    file = _create_blank(disk, path, header.capacity)
     try:
-        file.preallocate(header.capacity)
         file.write_at(0, encode_segment_header(header))
         file.sync()
         disk.sync_directory(directory)
     except DiskFull:
-        discard_segment(disk, directory, file)
+        discard_file(disk, path, file)
         raise
     return file
 
 
-def discard_segment(disk: Disk, directory: str, file: File) -> None:
-    """Remove a segment that is not listed."""
+def create_spare(disk: Disk, path: str, capacity: int) -> None:
+    """A blank file at `path` that can become a segment (`adopt_spare`). It is nothing until then, and need not survive a crash.
+
+    Raises:
+        DiskFull: there is no space for it. Nothing is left of it.
+        StorageError: the disk failed.
+    """
+    file = _create_blank(disk, path, capacity)
+    try:
+        file.sync()
+    except DiskFull:
+        discard_file(disk, path, file)
+        raise
     file.close()
-    disk.unlink(file.path)
+
+
+def adopt_spare(disk: Disk, path: str, directory: str, header: SegmentHeader) -> File:
+    """Make the spare at `path` the segment of `header`, durable, without a need for space.
+
+    Raises:
+        StorageError: the disk failed.
+    """
+    target = segment_path(directory, header.id)
+    file = disk.open(path)
+    file.write_at(0, encode_segment_header(header))
+    file.sync()
+    file.close()
+    disk.rename(path, target)
     disk.sync_directory(directory)
+    return disk.open(target)
+
+
+def discard_file(disk: Disk, path: str, file: File) -> None:
+    """Close and remove a file that nothing refers to."""
+    file.close()
+    disk.unlink(path)
+    disk.sync_directory(path.rpartition("/")[0])
+
+
+def _create_blank(disk: Disk, path: str, capacity: int) -> File:
+    if disk.exists(path):
+        disk.unlink(path)
+    file = disk.create(path)
+    try:
+        file.preallocate(capacity)
+    except DiskFull:
+        discard_file(disk, path, file)
+        raise
+    return file
 
 
 def read_header(file: File) -> SegmentHeader | None:

@@ -9,10 +9,11 @@ What always holds:
 - After an error of the disk the log is poisoned: what was being written may or may not be durable, so everything later is refused
   and the node must stop. Nothing is tried again on the same file. The exception is space for a new segment, which is reserved
   before anything is written: without it `DiskFull` is raised, nothing has happened, and the same call may be made again later.
+- `reserve` takes the space of the next segment ahead, so that a filling disk is noticed while there is room for what is under way.
 - A node whose last group is unreadable is suspect until `clear_suspect`, across restarts.
 
 How a crash is recovered from is in `raftkv.storage.recovery` and `replay`; the bytes are in `raftkv.codec.record` and
-docs/formats.md. One thread writes (`write`, `compact`, `seal`, `clear_suspect`, `close`); any number may read.
+docs/formats.md. One thread writes (`write`, `compact`, `seal`, `reserve`, `clear_suspect`, `close`); any number may read.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ from raftkv.codec.record import (
 )
 from raftkv.errors import Corrupt, DiskFull, InvariantBroken, StorageError
 from raftkv.raft.types import Configuration, Entry, EntryId, EntryKind, HardState, Index, SnapshotMeta, Term
-from raftkv.storage.disk import DirectoryLock, Disk
+from raftkv.storage.disk import DirectoryLock, Disk, File
 from raftkv.storage.hard_state import HardStateSlot, encode_slot
 from raftkv.storage.manifest import Manifest, SegmentEntry, store_manifest
 from raftkv.storage.plan import LogWrite, Plan, plan_group
 from raftkv.storage.recovery import WAY_BACK
-from raftkv.storage.replay import LOG_DIRECTORY, MANIFEST_PATH, OpenedLog, Position, WalSettings, open_log
-from raftkv.storage.segment import Window, create_segment, discard_segment, segment_path
+from raftkv.storage.replay import LOG_DIRECTORY, MANIFEST_PATH, SPARE_PATH, OpenedLog, Position, WalSettings, open_log
+from raftkv.storage.segment import Window, adopt_spare, create_segment, create_spare, discard_file, segment_path
 
 __all__ = ["LOCK_PATH", "LogWrite", "RecoveredLog", "Wal", "WalSettings"]
 
@@ -83,6 +84,7 @@ class Wal:
         self._index = opened.index
         self._position = opened.position
         self._directory_lock = lock
+        self._spare = False
         self._poison: str | None = None
         self._closed = False
         # Readers take it for the index and the files; the writer only where it changes those, never while it waits for the disk.
@@ -143,6 +145,11 @@ class Wal:
     def is_sealed(self) -> bool:
         """Whether `seal` has nothing to do."""
         return self._position.sealed
+
+    @property
+    def has_reserve(self) -> bool:
+        """Whether the space of the next segment is taken."""
+        return self._spare
 
     def write(self, writes: Sequence[LogWrite]) -> None:
         """Make everything in `writes`, in order, durable; it is when this returns.
@@ -231,16 +238,19 @@ class Wal:
         with self._reserving("compacting the log"):
             dead = self._index.dead_segments(meta.index)
             kept = tuple(segment for segment in self._manifest.segments if segment.id not in dead)
-            self._store(Manifest(self._manifest.group, meta, kept, self._manifest.suspect))
+            manifest = Manifest(self._manifest.group, meta, kept, self._manifest.suspect)
+            try:
+                self._store(manifest)
+            except DiskFull:
+                if not self._spare:
+                    raise
+                # What gives space back must not fail for want of it.
+                self._spare = False
+                self._disk.unlink(SPARE_PATH)
+                self._store(manifest)
             with self._reading:
                 self._index.compact(meta)
-                self._index.drop_segments(dead)
-                files = [self._files.pop(id_) for id_ in dead]
-            for file in files:
-                file.close()
-                self._disk.unlink(file.path)
-            if files:
-                self._disk.sync_directory(LOG_DIRECTORY)
+            self._remove_segments(dead)
 
     def seal(self) -> None:
         """Put on record that the last group is durable, so that damage to it is never taken for an interrupted write. Does nothing
@@ -261,6 +271,19 @@ class Wal:
             file.write_at(position.offset, data)
             file.sync()
         self._position = Position(position.offset + len(data), position.number, position.checksum, position.commit, True)
+
+    def reserve(self) -> None:
+        """Take the space of the next segment now. Does nothing if it is taken.
+
+        Raises:
+            DiskFull: there is no such space. What is written from now on may find none either, once the newest segment is full.
+            StorageError: the log is poisoned.
+        """
+        self._check_usable()
+        if not self._spare:
+            with self._reserving("reserving space for the log"):
+                create_spare(self._disk, SPARE_PATH, self._settings.segment_bytes)
+            self._spare = True
 
     def clear_suspect(self) -> None:
         """The node knows again all it may have promised: make that durable.
@@ -332,16 +355,15 @@ class Wal:
         capacity = max(self._settings.segment_bytes, needed + -needed % DATA_OFFSET)
         header = SegmentHeader(self._manifest.group, full.id + 1, capacity, position.number + 1, position.checksum, self._index.last)
         with self._reserving("beginning a new segment of the log"):
-            file = create_segment(self._disk, LOG_DIRECTORY, header)
+            file = self._next_file(header)
             kept = segments[:-1]
             if position.offset > DATA_OFFSET:
                 kept += (SegmentEntry(full.id, full.capacity, position.offset, position.number, position.checksum),)
+            listed = (*kept, SegmentEntry(header.id, capacity))
             try:
-                self._store(
-                    Manifest(self._manifest.group, self._index.begin, (*kept, SegmentEntry(header.id, capacity)), self._manifest.suspect)
-                )
+                self._store(Manifest(self._manifest.group, self._index.begin, listed, self._manifest.suspect))
             except DiskFull:
-                discard_segment(self._disk, LOG_DIRECTORY, file)
+                discard_file(self._disk, segment_path(LOG_DIRECTORY, header.id), file)
                 raise
             with self._reading:
                 self._files[header.id] = file
@@ -350,11 +372,25 @@ class Wal:
             if position.offset > DATA_OFFSET:
                 self._files[full.id].truncate(position.offset)  # gives space back; whether it is durable does not matter
             else:
-                with self._reading:
-                    self._index.drop_segments([full.id])
-                    self._files.pop(full.id).close()
-                self._disk.unlink(segment_path(LOG_DIRECTORY, full.id))
-                self._disk.sync_directory(LOG_DIRECTORY)
+                self._remove_segments([full.id])
+
+    def _next_file(self, header: SegmentHeader) -> File:
+        """The file of a new segment: the spare, if there is one and it is large enough."""
+        if not self._spare or header.capacity != self._settings.segment_bytes:
+            return create_segment(self._disk, LOG_DIRECTORY, header)
+        self._spare = False
+        return adopt_spare(self._disk, SPARE_PATH, LOG_DIRECTORY, header)
+
+    def _remove_segments(self, ids: list[int]) -> None:
+        """Remove the files of segments that are no longer listed."""
+        with self._reading:
+            self._index.drop_segments(ids)
+            for id_ in ids:
+                self._files.pop(id_).close()
+        for id_ in ids:
+            self._disk.unlink(segment_path(LOG_DIRECTORY, id_))
+        if ids:
+            self._disk.sync_directory(LOG_DIRECTORY)
 
     def _store(self, manifest: Manifest) -> None:
         store_manifest(self._disk, MANIFEST_PATH, manifest)

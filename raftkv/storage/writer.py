@@ -7,8 +7,10 @@ What always holds:
 - `on_persisted(number)` is called after the fsync that made the write durable has returned, in order. A number stands for all
   before it.
 - After any error but `DiskFull` the thread ends: `on_error` is called once, and nothing that was not reported is ever reported.
-- With a full disk the writes stay queued, in order; `on_full(True)` is called once, then the thread tries again when told (`retry`)
-  or at an interval, and calls `on_full(False)` when it has got through.
+- The space of the next segment is taken ahead. When there is none, `on_full(True)` is called while what is under way can still be
+  written: the caller refuses new writes. It is tried again when told (`retry`) or at an interval, and `on_full(False)` is called
+  when there is space. Should the newest segment fill up before, the writes stay queued, in order; a compaction, which gives space
+  back, does not wait behind them.
 
 Callbacks are called from the thread; the caller brings them to where they belong. They must not raise and must not wait for the
 thread.
@@ -58,11 +60,12 @@ class WriterSettings(Struct, frozen=True, kw_only=True):
 
 
 class _Order(Struct, frozen=True):
-    """One thing to do: a write, or what `act` does to the log between writes."""
+    """One thing to do: a write, or something between writes."""
 
     size: int
     write: LogWrite | None = None
-    act: Callable[[], None] | None = None
+    compact: SnapshotMeta | None = None
+    clear_suspect: bool = False
 
 
 class LogThread:
@@ -97,6 +100,8 @@ class LogThread:
         self._closing = False
         self._retry = False
         self._full = False
+        self._waited = False  # the round before this one found no space
+        self._retry_at = 0.0
         self._failed: StorageError | None = None
         self._busy_since: float | None = None
         self._last_write_seconds = 0.0
@@ -110,7 +115,7 @@ class LogThread:
 
     @property
     def is_full(self) -> bool:
-        """Whether the thread waits for disk space."""
+        """Whether there is no space for the next segment, or not even for what is queued."""
         return self._full
 
     @property
@@ -138,11 +143,11 @@ class LogThread:
 
     def compact(self, meta: SnapshotMeta) -> None:
         """Let the log begin after `meta`, after all writes queued before. See `Wal.compact`."""
-        self._put(_Order(_ENTRY_OVERHEAD_BYTES, act=lambda: self._wal.compact(meta)))
+        self._put(_Order(_ENTRY_OVERHEAD_BYTES, compact=meta))
 
     def clear_suspect(self) -> None:
         """Record that the node is not suspect any more. See `Wal.clear_suspect`."""
-        self._put(_Order(_ENTRY_OVERHEAD_BYTES, act=self._wal.clear_suspect))
+        self._put(_Order(_ENTRY_OVERHEAD_BYTES, clear_suspect=True))
 
     def retry(self) -> None:
         """There may be disk space again: try now."""
@@ -171,6 +176,7 @@ class LogThread:
 
     def _run(self) -> None:
         try:
+            self._reserve(due=True)
             while self._step():
                 pass
         except StorageError as error:
@@ -186,26 +192,28 @@ class LogThread:
         orders = self._take()
         if orders is None:
             return False
-        if not orders:
-            self._wal.seal()
-            return True
         try:
-            self._carry_out(orders)
+            if orders:
+                self._carry_out(orders)
+            else:
+                self._wal.seal()
         except DiskFull:
+            self._tell_full(True)
+            self._waited = True
             return self._wait_for_space(orders)
-        if self._full:
-            self._full = False
-            self._on_full(False)
+        self._reserve(due=self._waited or not orders)
+        self._waited = False
         return True
 
     def _take(self) -> list[_Order] | None:
-        """The orders to carry out next; none when it is time to seal; None when all is done and the thread is closing."""
+        """The orders to carry out next; none when it is time for what is done in idle moments; None when the thread is to end."""
         with self._changed:
             while not self._queue:
                 if self._closing:
                     return None
-                timeout = None if self._wal.is_sealed else self._settings.idle_seconds
-                if not self._changed.wait_for(lambda: self._queue or self._closing, timeout) and not self._wal.is_sealed:
+                timeout = self._idle_timeout()
+                if not self._changed.wait_for(lambda: self._queue or self._closing or self._retry, timeout) or self._retry:
+                    self._retry = False
                     return []
             orders: list[_Order] = []
             taken = 0
@@ -217,13 +225,22 @@ class LogThread:
                 taken += order.size
             return orders
 
+    def _idle_timeout(self) -> float | None:
+        """How long to wait for orders before there is something to do without any."""
+        timeouts = [] if self._wal.is_sealed else [self._settings.idle_seconds]
+        if self._full:
+            timeouts.append(self._settings.retry_seconds)
+        return min(timeouts, default=None)
+
     def _carry_out(self, orders: list[_Order]) -> None:
-        act = orders[0].act
+        first = orders[0]
         writes = [order.write for order in orders if order.write is not None]
         self._busy_since = self._clock()
         try:
-            if act is not None:
-                act()
+            if first.compact is not None:
+                self._wal.compact(first.compact)
+            elif first.clear_suspect:
+                self._wal.clear_suspect()
             else:
                 self._wal.write(writes)
                 self._last_write_seconds = self._clock() - self._busy_since
@@ -234,16 +251,46 @@ class LogThread:
         if writes:
             self._on_persisted(writes[-1].number)
 
+    def _reserve(self, *, due: bool) -> None:
+        """See that the space of the next segment is taken, and tell when that changes. While there was none it is tried again only
+        when that is `due`, or the interval is over."""
+        if self._full and not due and self._clock() < self._retry_at:
+            return
+        try:
+            self._wal.reserve()
+        except DiskFull:
+            self._retry_at = self._clock() + self._settings.retry_seconds
+            self._tell_full(True)
+        else:
+            self._tell_full(False)
+
+    def _tell_full(self, full: bool) -> None:
+        if full != self._full:
+            self._full = full
+            self._on_full(full)
+
     def _wait_for_space(self, orders: list[_Order]) -> bool:
-        """Put the orders back and wait until there is reason to try again."""
-        if not self._full:
-            self._full = True
-            self._on_full(True)
+        """Put the orders back and wait until there is reason to try again; false when the thread is to end."""
         with self._changed:
             self._queue.extendleft(reversed(orders))
-            self._changed.wait_for(lambda: self._retry or self._closing, self._settings.retry_seconds)
+            waits_for_a_write = orders[0].write is not None
+            self._changed.wait_for(
+                lambda: self._retry or self._closing or (waits_for_a_write and self._possible_compaction()), self._settings.retry_seconds
+            )
             self._retry = False
+            early = self._possible_compaction()
+            if early is not None and waits_for_a_write:
+                self._queue.remove(early)
+                self._queue.appendleft(early)
             return not self._closing
+
+    def _possible_compaction(self) -> _Order | None:
+        """A queued compaction that does not depend on the writes before it, because the log holds what it asks for."""
+        for order in self._queue:
+            meta = order.compact
+            if meta is not None and (meta.index <= self._wal.begin.index or self._wal.term_at(meta.index) == meta.term):
+                return order
+        return None
 
     def _fail(self, error: StorageError) -> None:
         with self._changed:

@@ -25,6 +25,10 @@ def _seal(driver: Driver) -> None:
     driver.seal()
 
 
+def _reserve(driver: Driver) -> None:
+    driver.wal.reserve()
+
+
 def _reopen(driver: Driver) -> None:
     driver.reopen()
 
@@ -64,6 +68,24 @@ WORKLOADS: dict[str, list[Step]] = {
         _compact(6),
         _compact(8),
         _write(LogWrite(4, entries=(ZEROES,), commit=8)),
+    ],
+    "space taken ahead": [
+        _reserve,
+        _write(LogWrite(1, HardState(1, "n1"), None, (entry(1, size=3500),), 0)),
+        _write(LogWrite(2, entries=(entry(2, size=2500),), commit=1)),
+        _reserve,
+        _reopen,
+        _reserve,
+        _write(LogWrite(3, entries=(entry(3, size=2500),), commit=2)),
+    ],
+    # Found by test_wal_model: the first record of entry 1 is in a segment that compaction removes, and the group that overwrites it
+    # begins with a later entry.
+    "overwritten and compacted": [
+        _write(LogWrite(1, entries=(entry(1, size=3500),))),
+        _write(LogWrite(2, entries=(entry(2),)), LogWrite(3, entries=entries(1, 4, 2, 300), commit=0)),
+        _write(LogWrite(4, entries=entries(5, 5, 2), commit=3)),
+        _compact(3),
+        _write(LogWrite(5, entries=entries(6, 6, 2), commit=5)),
     ],
     "snapshot reset": [
         _write(LogWrite(1, entries=entries(1, 3), commit=2)),

@@ -58,9 +58,8 @@ caught = pytest.raises((AssertionError, Corrupt, StorageError))
 
 
 def test_the_sweep_passes_what_has_no_fault() -> None:
-    """The check that catches the doubles does not catch the product."""
-    for name in ("hard states", "segment roll"):
-        sweep(WORKLOADS[name])
+    """The check that catches the doubles does not catch the product; `test_crash` says so of all workloads."""
+    sweep(WORKLOADS["hard states"])
 
 
 class View:
@@ -192,6 +191,7 @@ def _applied_beyond_the_log(thread_type: type[LogThread]) -> bool:
     driver = Driver(disk)
     opened = driver.open()
     heard = Heard()
+    opened.reserve()  # so that the thread has nothing else to do than to write
     disk.fail_at(disk.operations + 2, StorageError("cannot sync: Input/output error"))
     thread = thread_type(opened, heard.hear, heard.hear)
     thread.submit(LogWrite(1, entries=entries(1, 1)))

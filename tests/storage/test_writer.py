@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from raftkv.errors import Busy, DiskFull, InvalidSettings, StorageError
+from raftkv.errors import Busy, InvalidSettings, StorageError
 from raftkv.raft.types import HardState, SnapshotMeta
 from raftkv.sim.disk import SimDisk, Survival
 from raftkv.storage.wal import LogWrite, Wal
@@ -93,7 +93,7 @@ class Bench:
             self.heard.hear,
             self.heard.hear,
             lambda full: self.heard.hear("full" if full else "space"),
-            settings or WriterSettings(idle_seconds=1000, retry_seconds=1000),
+            settings or WriterSettings(idle_seconds=1000, retry_seconds=1000, max_group_bytes=4000),
             clock or (lambda: 0.0),
         )
 
@@ -251,49 +251,95 @@ def test_a_bug_ends_the_thread_loudly(bench: Bench, monkeypatch: pytest.MonkeyPa
     assert len(shown) == 1
 
 
-def _fill(bench: Bench) -> None:
-    bench.thread.submit(LogWrite(1, entries=(entry(1, 1, 3500),)))
-    bench.heard.wait_for(lambda events: events == [1])
-    bench.disk.capacity_bytes = sum(map(len, bench.disk.files().values()))
+def _fill(bench: Bench, writes: int = 1, spare_bytes: int = 1000) -> None:
+    """So many segments, each with one write, the space of one more taken, and otherwise space for a manifest."""
+    for number in range(1, writes + 1):
+        bench.thread.submit(LogWrite(number, entries=(entry(number, 1, 3500),), commit=number))
+        bench.heard.wait_for(lambda events, number=number: number in events)  # type: ignore[misc]
+    bench.gate.wait_until_passed("sync wal/spare", writes)
+    bench.disk.capacity_bytes = sum(map(len, bench.disk.files().values())) + spare_bytes
+
+
+def _told(bench: Bench) -> list[object]:
+    return [event for event in bench.heard.events if isinstance(event, str)]
+
+
+def test_a_filling_disk_is_told_while_there_is_room_for_what_is_under_way(bench: Bench) -> None:
+    """When the space of the segment after the next is not to be had, writes go on, and whoever takes new ones in knows."""
+    _fill(bench)
+    bench.thread.submit(LogWrite(2, entries=(entry(2, 1, 3000),)))
+    bench.heard.wait_for(lambda events: "full" in events)
+    assert bench.thread.is_full
+    bench.thread.submit(LogWrite(3, entries=(entry(3, 1, 20),)))
+    bench.heard.wait_for(lambda events: 3 in events)
+    bench.disk.capacity_bytes = None
+    bench.thread.retry()
+    bench.heard.wait_for(lambda events: "space" in events)
+    assert not bench.thread.is_full
+    assert _told(bench) == ["full", "space"]
+    assert bench.recovered().last_index == 3
 
 
 def test_a_full_disk_keeps_writes_waiting_until_there_is_space(bench: Bench) -> None:
     """Nothing is lost or reordered; full and space are each told once, and reads go on."""
     _fill(bench)
     for number in range(2, 6):
-        bench.thread.submit(LogWrite(number, entries=(entry(number, 1, 1000),)))
-    bench.heard.wait_for(lambda events: "full" in events)
-    assert bench.thread.is_full
+        bench.thread.submit(LogWrite(number, entries=(entry(number, 1, 3000),)))
+    bench.heard.wait_for(lambda events: "full" in events and 2 in events)
+    bench.gate.wait_until_passed("preallocate wal/000000000003.log", 1)
     assert bench.wal.read(1, 1, 1) == [entry(1, 1, 3500)]
     bench.thread.retry()
+    bench.gate.wait_until_passed("preallocate wal/000000000003.log", 2)
     bench.thread.submit(LogWrite(6, entries=(entry(6, 1, 10),)))
+    assert 3 not in bench.heard.events
     bench.disk.capacity_bytes = None
     bench.thread.retry()
-    bench.heard.wait_for(lambda events: 6 in events)
-    assert [event for event in bench.heard.events if isinstance(event, str)] == ["full", "space"]
-    assert not bench.thread.is_full
+    bench.heard.wait_for(lambda events: 6 in events and "space" in events)
+    assert _told(bench) == ["full", "space"]
     assert bench.recovered().last_index == 6
 
 
 def test_a_full_disk_is_tried_again_by_itself() -> None:
-    """Also if nobody says that there is space."""
-    bench = Bench(WriterSettings(idle_seconds=1000, retry_seconds=0.001))
-    _fill(bench)
-    bench.thread.submit(LogWrite(2, entries=(entry(2, 1, 1000),)))
-    bench.heard.wait_for(lambda events: "full" in events)
-    bench.disk.capacity_bytes = None
-    bench.heard.wait_for(lambda events: 2 in events)
+    """Also if nobody says that there is space, whether writes wait or not."""
+    for waiting in (False, True):
+        bench = Bench(WriterSettings(idle_seconds=1000, retry_seconds=0.001, max_group_bytes=4000))
+        _fill(bench)
+        bench.thread.submit(LogWrite(2, entries=(entry(2, 1, 3000),)))
+        bench.heard.wait_for(lambda events: "full" in events)
+        if waiting:
+            bench.thread.submit(LogWrite(3, entries=(entry(3, 1, 3000),)))
+            bench.gate.wait_until_passed("preallocate wal/000000000003.log", 2)
+        else:
+            bench.gate.wait_until_passed("preallocate wal/spare", 3)
+        bench.disk.capacity_bytes = None
+        bench.heard.wait_for(lambda events, waiting=waiting: "space" in events and (not waiting or 3 in events))  # type: ignore[misc]
+        assert bench.thread.close(DEADLINE_SECONDS)
+
+
+def test_compaction_overtakes_writes_that_wait_for_space(bench: Bench) -> None:
+    """It is what gives space back; waiting behind them it never would."""
+    _fill(bench, writes=4)
+    bench.thread.submit(LogWrite(5, entries=(entry(5, 1, 3000),)))
+    bench.thread.submit(LogWrite(6, entries=(entry(6, 1, 3000),)))
+    bench.heard.wait_for(lambda events: "full" in events and 5 in events)
+    bench.gate.wait_until_passed("preallocate wal/000000000006.log", 1)
+    assert 6 not in bench.heard.events
+    bench.thread.compact(SnapshotMeta(6, 1))  # which has to wait, because the log does not hold that yet
+    bench.thread.compact(SnapshotMeta(3, 1))
+    bench.heard.wait_for(lambda events: 6 in events)
     assert bench.thread.close(DEADLINE_SECONDS)
+    assert bench.recovered().first_index == 7
 
 
 def test_closing_with_a_full_disk_ends_without_the_waiting_writes(bench: Bench) -> None:
     """They were never reported, so nobody counts on them."""
     _fill(bench)
-    bench.thread.submit(LogWrite(2, entries=(entry(2, 1, 1000),)))
-    bench.heard.wait_for(lambda events: "full" in events)
+    bench.thread.submit(LogWrite(2, entries=(entry(2, 1, 3000),)))
+    bench.thread.submit(LogWrite(3, entries=(entry(3, 1, 3000),)))
+    bench.heard.wait_for(lambda events: 2 in events and "full" in events)
     assert bench.thread.close(DEADLINE_SECONDS)
-    assert 2 not in bench.heard.events
-    assert bench.recovered().last_index == 1
+    assert 3 not in bench.heard.events
+    assert bench.recovered().last_index == 2
 
 
 def test_compaction_waits_its_turn(bench: Bench) -> None:
@@ -332,13 +378,30 @@ def test_settings_out_of_range_are_named() -> None:
         WriterSettings(max_group_bytes=9, max_backlog_bytes=8)
 
 
-def test_a_full_disk_during_compaction_keeps_it_waiting(bench: Bench) -> None:
-    """A manifest that finds no space is written when there is some."""
-    bench.thread.submit(LogWrite(1, entries=entries(1, 5), commit=5))
-    bench.heard.wait_for(lambda events: events == [1])
-    bench.disk.fail_at(bench.disk.operations + 2, DiskFull("no space left"))
-    bench.thread.compact(SnapshotMeta(3, 1))
+def test_compaction_needs_no_space_of_its_own(bench: Bench) -> None:
+    """Without space for the manifest it gives up the space that was taken ahead."""
+    _fill(bench, spare_bytes=0)
+    bench.thread.compact(SnapshotMeta(1, 1))
+    bench.gate.wait_until_passed("unlink wal/spare", 1)
+    assert bench.thread.close(DEADLINE_SECONDS)
+    assert bench.recovered().first_index == 2
+
+
+def test_compaction_without_any_space_is_tried_again(bench: Bench) -> None:
+    """It waits like a write does, and does not spin."""
+    _fill(bench)
+    bench.thread.submit(LogWrite(2, entries=(entry(2, 1, 3000),)))
     bench.heard.wait_for(lambda events: "full" in events)
+    before = bench.disk.operations
+    bench.disk.capacity_bytes = 0
+    bench.thread.compact(SnapshotMeta(1, 1))
+    tried = bench.gate.passed("create wal/manifest.new") + 1
+    bench.gate.wait_until_passed("create wal/manifest.new", tried)
+    bench.thread.retry()
+    bench.gate.wait_until_passed("create wal/manifest.new", tried + 1)
+    bench.disk.capacity_bytes = None
     bench.thread.retry()
     bench.heard.wait_for(lambda events: "space" in events)
-    assert bench.wal.first_index == 4
+    assert bench.disk.operations - before < 30
+    assert bench.thread.close(DEADLINE_SECONDS)
+    assert bench.recovered().first_index == 2
