@@ -20,6 +20,8 @@ from raftkv.kv.replies import fail
 from raftkv.kv.rows import (
     EXPIRIES,
     EXPIRIES_END,
+    HEADER,
+    HEADER_BYTES,
     STRING,
     VALUES,
     VALUES_END,
@@ -74,8 +76,15 @@ class Values:
         Raises:
             CommandError: WRONGTYPE.
         """
-        value = self.value(key)
-        return None if value is None else string_of(value)
+        row = self.row(VALUES + xxh3_64_digest(key) + key)
+        if row is None:
+            return None
+        kind, _, _, expiry_ms = HEADER.unpack_from(row)
+        if 0 < expiry_ms < self.clock_ms:
+            return None
+        if kind != STRING:
+            fail(_WRONG_TYPE, "WRONGTYPE")
+        return row[HEADER_BYTES:]
 
 
 class Keyspace(Values):

@@ -14,7 +14,7 @@ What is not here: what commands do (`kv.commands`), when entries are applied, an
 from __future__ import annotations
 
 import struct
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import msgspec
 from msgspec import Struct
@@ -22,7 +22,7 @@ from msgspec import Struct
 from raftkv.errors import InvariantBroken, ProtocolError, RaftkvError, StateDamaged, UnknownFormat
 from raftkv.kv import digest as digests
 from raftkv.kv.batch import FORMAT_VERSION, Batch, Group, decode_batch
-from raftkv.kv.commands import Command, Read, Write, decode_writes
+from raftkv.kv.commands import Command, Kind, Read, Write, decode_writes
 from raftkv.kv.digest import DigestRing
 from raftkv.kv.expiry import delete_due, first_due_ms
 from raftkv.kv.keyspace import Changes, Keyspace
@@ -107,6 +107,7 @@ class KvMachine:
         position = read_position(store)
         _check_version(position.version, supported_version, position.index)
         self._position = position
+        self._keys = Keyspace(store, position.clock_ms)
         self._sessions = Sessions(store, limits)
         self._first_due_ms = first_due_ms(store)
         self.digest_ring = DigestRing()
@@ -165,7 +166,10 @@ class KvMachine:
         Raises:
             StorageError: the store cannot be read.
         """
-        return _read(command, Keyspace(self._store, self.clock_ms, now_ms))
+        keys = self._keys
+        if now_ms > keys.clock_ms:
+            keys = Keyspace(self._store, keys.clock_ms, now_ms)
+        return _read(command, keys)
 
     def view(self) -> MachineView:
         """The state as it is now, for slow reads in another thread. The caller closes it."""
@@ -250,6 +254,7 @@ class KvMachine:
         writes[STATE_ROW] = _STATE.pack(STATE_FORMAT, index, term, clock_ms, version, digest)
         self._store.write(writes, cleared)
         self._position = Position(index, term, clock_ms, version, digest, configuration)
+        self._keys = Keyspace(self._store, clock_ms)
         self.digest_ring.add(index, digest)
 
     def _note_expiries(self, changes: Changes, deleted: bool) -> None:
@@ -280,10 +285,10 @@ class MachineView:
 
 
 def _read(command: Command, keys: Keyspace) -> Reply:
-    if not isinstance(command, Read):
+    if command.kind is not Kind.READ:
         raise InvariantBroken(f"{type(command).__name__} is not a read")
     try:
-        return command.read(keys)
+        return cast("Read", command).read(keys)
     except CommandError as error:
         return error.failure
 
