@@ -420,8 +420,10 @@ def test_a_killed_process_loses_nothing_that_it_reported(tmp_path: Path) -> None
     """On a real file system, with a real SIGKILL, three times in a row."""
     reported = 0
     for _ in range(3):
-        child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", CHILD, str(tmp_path)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
         assert child.stdout is not None
+        before = reported
         for line in child.stdout:
             reported = int(line)
             if reported % 200 == 0:
@@ -429,6 +431,7 @@ def test_a_killed_process_loses_nothing_that_it_reported(tmp_path: Path) -> None
         child.kill()
         reported = max([reported, *[int(line) for line in child.stdout.read().split("\n")[:-1]]])
         child.wait()
+        assert reported > before
         wal = Wal.open(OsDisk(tmp_path), WalSettings(segment_bytes=1 << 16))
         assert reported <= wal.last_index <= reported + 1
         held = wal.read(1, wal.last_index, 1 << 30)
