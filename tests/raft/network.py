@@ -472,7 +472,7 @@ class Network:
     def stabilize(self, names: Iterable[NodeId] | None = None) -> None:
         """Deliver to `names` (everybody, if not given) in the order of sending, until nothing moves any more."""
         only = set(self.nodes if names is None else names)
-        for _ in range(20_000):
+        for _ in range(5_000):
             waiting = [flight for flight in self.flights if flight.message.to in only]
             if not waiting:
                 return

@@ -7,8 +7,10 @@ Incarnations, nodes that doubt themselves (suspect, fenced, a disk that hangs), 
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from raftkv.raft.messages import AppendResponse, PreVoteResponse, Vote
+from raftkv.raft.node import Raft
 from raftkv.raft.ready import Role
 from raftkv.raft.types import HardState
 from tests.raft.network import TEST_CONFIG, MachineState, Network, alone, formed, hear
@@ -134,3 +136,63 @@ def test_a_newer_term_does_not_end_the_promise_of_a_lease() -> None:
     n2.raft.step(Vote("n3", "n2", 6, 103, 9, 1))
     n2.settle()
     assert n2.disk.hard_state == HardState(5)
+
+
+# -- counting
+
+
+def test_an_own_late_acknowledgement_counts_for_nothing() -> None:
+    """What a node acknowledged to itself in an earlier term says nothing about the entries of this one (HAZARDS 7)."""
+    network = Network(formed("n1", "n2", "n3"))
+    network.elect("n1")
+    network["n1"].does(Raft.step_down)
+    network.elect("n1")
+    n1 = network["n1"]
+    n1.held.persist = True
+    network.propose("n1", b"x")
+    n1.raft.step(AppendResponse("n1", "n1", 1, 101, n1.raft.last_index))
+    network.stabilize(["n1", "n2"])
+    assert n1.raft.last_index == 3
+    assert n1.raft.committed == 2
+
+
+def test_match_never_goes_back() -> None:
+    """An acknowledgement that was overtaken by a newer one takes nothing back (HAZARDS 14)."""
+    network = Network(formed("n1", "n2", "n3"))
+    network.elect("n1")
+    network.propose("n1", b"x")
+    network.stabilize()
+    network["n1"].does(lambda raft: raft.step(AppendResponse("n2", "n1", 1, 102, 1)))
+    assert network["n1"].raft.progress()["n2"].match == 2
+
+
+@pytest.mark.parametrize(("acknowledged", "committed"), [(("n2", "n3"), 0), (("n4", "n5"), 0), (("n2", "n4"), 1)])
+def test_a_joint_decision_needs_both_majorities(acknowledged: tuple[str, ...], committed: int) -> None:
+    """While a configuration is joint, a majority of the old voters and one of the new voters decide, not one of all (thesis 4.3)."""
+    names = ("n1", "n2", "n3", "n4", "n5")
+    network = Network(replace(formed(*names), voters=names[:3], outgoing=("n1", "n4", "n5")))
+    network.oracle.sees_all = False
+    network.elect("n1")
+    n1 = network["n1"]
+    before = n1.raft.committed
+    (entry,) = network.propose("n1", b"x")
+    for name in acknowledged:
+        n1.does(lambda raft, name=name: raft.step(AppendResponse(name, "n1", raft.term, 100 + int(name[1]), entry.index)))  # type: ignore[misc]
+    assert n1.raft.committed == before + committed
+
+
+def test_survivors_of_a_broken_connection_do_not_collide() -> None:
+    """When the leader dies and all connections say so at once, the first by rank is elected in one round (HAZARDS 53)."""
+    network = Network(formed("n1", "n2", "n3", "n4", "n5"))
+    network.elect("n3")
+    network["n3"].crash()
+    for node in network.running:
+        node.does(lambda raft: raft.peer_lost("n3"))
+    for _ in range(3):
+        network.tick()
+        for flight in list(network.flights):
+            network.deliver(flight)
+        for flight in list(network.flights):
+            network.deliver(flight)
+    network.stabilize()
+    assert network["n1"].leads(2)

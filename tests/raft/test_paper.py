@@ -362,6 +362,7 @@ def test_5_3_a_repeated_append_changes_nothing() -> None:
     second = Append("n2", "n1", 1, 102, 1, 1, (batch(2, 1), batch(3, 1)), 0)
     hear(node, first, second)
     assert hear(node, first) == [AppendResponse("n1", "n2", 1, 101, 1)]
+    assert node.raft.last_index == 3
     assert terms(node) == [1, 1, 1]
 
 
@@ -477,15 +478,15 @@ def test_5_4_2_figure_8() -> None:
     network.campaign("n1")
     while network["n1"].raft.role is not Role.LEADER:
         network.deliver(network.flights[0])
-    n3 = network["n3"]
-    n3.raft.step(Append("n1", "n3", network["n1"].raft.term, 101, 1, 1, (network["n1"].disk.entries[1],), 0))
-    n3.settle()
+    take_sent(network)
+    entry = network["n1"].disk.entries[1]
+    for name in ("n2", "n3"):
+        again = Append("n1", name, network["n1"].raft.term, 101, 1, 1, (entry,), 0)
+        network[name].does(lambda raft, again=again: raft.step(again))  # type: ignore[misc]
     for flight in list(network.flights):
-        if isinstance(flight.message, AppendResponse) and flight.message.sender == "n3":
-            network.deliver(flight)
-        elif flight in network.flights:
-            network.drop(flight)
-    assert terms(n3) == [1, 2], "entry 2 is on n1, n2 and n3: a majority"
+        network.deliver(flight)
+    take_sent(network)
+    assert terms(network["n3"]) == [1, 2], "entry 2 is on n1, n2 and n3: a majority"
     assert all(node.raft.committed == 0 for node in network.running)
     network["n1"].crash()
     take_sent(network)
@@ -615,6 +616,7 @@ def test_7_a_snapshot_replaces_a_log_that_does_not_contain_it() -> None:
 def test_7_a_snapshot_of_a_prefix_keeps_what_follows() -> None:
     """7: when the snapshot describes a prefix of the log, the entries after it stay and are still valid (HAZARDS 30)."""
     node = alone(1, 1, 2, 2, 2)
+    node.staged[3] = MachineState(3, 2)
     hear(node, InstallSnapshot("n2", "n1", 2, 102, SnapshotMeta(3, 2, node.network.configuration)))
     assert node.disk.last == EntryId(5, 2)
     assert node.raft.last_index == 5
