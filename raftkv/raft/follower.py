@@ -100,21 +100,20 @@ class Follower:
 
     def step(self, message: Message) -> None:
         """Handle a message of this term."""
-        match message:
-            case Append():
-                self._heard()
-                self._append(message)
-            case Heartbeat():
-                self._heard()
-                self._heartbeat(message)
-            case InstallSnapshot():
-                self._heard()
-                self._install(message)
-            case TimeoutNow():
-                if self._raft.may_campaign and message.sender == self.leader:
-                    self._raft.become_candidate(transfer=True)
-            case _:
-                self._raft.dropped["not for a follower"] += 1
+        if type(message) is Append:
+            self._heard()
+            self._append(message)
+        elif type(message) is Heartbeat:
+            self._heard()
+            self._heartbeat(message)
+        elif type(message) is InstallSnapshot:
+            self._heard()
+            self._install(message)
+        elif type(message) is TimeoutNow:
+            if self._raft.may_campaign and message.sender == self.leader:
+                self._raft.become_candidate(transfer=True)
+        else:
+            self._raft.dropped["not for a follower"] += 1
 
     def _heard(self) -> None:
         self._silent_ticks = 0
@@ -125,7 +124,8 @@ class Follower:
         if not _is_sound(message):
             raft.dropped["malformed"] += 1
             return
-        self.announced_commit = max(self.announced_commit, message.commit)
+        if message.commit > self.announced_commit:
+            self.announced_commit = message.commit
         prev_index, prev_term, entries = message.prev_index, message.prev_term, message.entries
         verified = prev_index + len(entries)
         if prev_index < log.begin.index:
@@ -180,7 +180,8 @@ class Follower:
                 self._refuse(message.sender, message.commit, raft.log.last)
         else:
             raft.commit_to(message.commit)
-            self.announced_commit = max(self.announced_commit, message.commit)
+            if message.commit > self.announced_commit:
+                self.announced_commit = message.commit
             raft.clear_suspicion()
         if message.round == 0:
             return

@@ -25,9 +25,9 @@ from raftkv.raft.messages import (
     SnapshotRequest,
     TimeoutNow,
 )
-from raftkv.raft.progress import Progress
+from raftkv.raft.progress import PROBE, REPLICATE, SNAPSHOT, Progress
 from raftkv.raft.reads import Reads
-from raftkv.raft.ready import PeerState, Role
+from raftkv.raft.ready import Role
 from raftkv.raft.types import Entry, EntryId, EntryKind, Incarnation, Index, NodeId
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Leader:
 
     def __init__(self, raft: Raft) -> None:
         self._raft = raft
+        self._view = raft.view
         self.leader: NodeId | None = raft.node
         self.peers: dict[NodeId, Progress] = {}
         self._match: dict[NodeId, Index] = {}
@@ -77,6 +78,7 @@ class Leader:
     def _match_members(self) -> None:
         """Have a Progress for every other member, and for nobody else."""
         raft = self._raft
+        self._view = raft.view
         members = [node for node in raft.view.nodes if node != raft.node]
         self.peers = {node: self.peers.get(node) or Progress(self._first) for node in members}
 
@@ -134,7 +136,7 @@ class Leader:
     def step(self, message: Message) -> None:
         """Handle a message of this term."""
         raft = self._raft
-        if isinstance(message, AppendResponse) and message.sender == raft.node:
+        if message.sender == raft.node and type(message) is AppendResponse:
             self._match[raft.node] = max(self._match.get(raft.node, 0), message.match)
             self._commit()
             return
@@ -143,17 +145,16 @@ class Leader:
             raft.dropped["not a member"] += 1
             return
         self._know(progress, message)
-        match message:
-            case AppendResponse():
-                self._acknowledged(message, progress)
-            case AppendRejected():
-                self._rejected(message, progress)
-            case HeartbeatResponse():
-                self._heartbeat_answered(message, progress)
-            case SnapshotRequest():
-                raft.send(InstallSnapshot(raft.node, message.sender, raft.term, raft.incarnation, raft.log.begin))
-            case _:
-                raft.dropped["not for a leader"] += 1
+        if type(message) is AppendResponse:
+            self._acknowledged(message, progress)
+        elif type(message) is HeartbeatResponse:
+            self._heartbeat_answered(message, progress)
+        elif type(message) is AppendRejected:
+            self._rejected(message, progress)
+        elif type(message) is SnapshotRequest:
+            raft.send(InstallSnapshot(raft.node, message.sender, raft.term, raft.incarnation, raft.log.begin))
+        else:
+            raft.dropped["not for a leader"] += 1
 
     def _know(self, progress: Progress, message: Message) -> None:
         """Keep in mind who answers: a node without memory of its promises counts for nothing, and has to be met anew."""
@@ -179,13 +180,15 @@ class Leader:
             raft.dropped["acknowledgement beyond the log"] += 1
             return
         news = progress.acknowledged(message.match)
-        self._dirty = True
-        caught_up = progress.state is PeerState.SNAPSHOT and message.match >= raft.log.begin.index
-        if (caught_up or progress.state is PeerState.PROBE) and progress.match == message.match:
+        caught_up = progress.state is SNAPSHOT and message.match >= raft.log.begin.index
+        if (caught_up or progress.state is PROBE) and progress.match == message.match:
             progress.replicate()
         if progress.counts and (news or self._match.get(message.sender, 0) < progress.match):
             self._match[message.sender] = progress.match
-            self._commit()
+            if progress.match > raft.log.committed:
+                self._commit()
+        if not self._dirty:
+            self._dirty = self._wants_more(progress)
         if self._transfer == message.sender:
             self._hand_over()
 
@@ -210,9 +213,10 @@ class Leader:
             raft.dropped["answer to no round"] += 1
             return
         progress.alive()
-        if progress.state is PeerState.REPLICATE and progress.match < progress.next - 1 and message.round > progress.round:
+        if progress.state is REPLICATE and progress.match < progress.next - 1 and message.round > progress.round:
             self._append_nothing(message.sender, progress)
-        self._dirty = True
+        if not self._dirty:
+            self._dirty = self._wants_more(progress)
         progress.round = max(progress.round, message.round)
         if progress.counts:
             self._rounds[message.sender] = progress.round
@@ -295,14 +299,14 @@ class Leader:
     def snapshot_finished(self, peer: NodeId, ok: bool) -> None:
         """The transfer of a snapshot to `peer` has ended."""
         progress = self.peers.get(peer)
-        if progress is not None and progress.state is PeerState.SNAPSHOT:
+        if progress is not None and progress.state is SNAPSHOT:
             progress.snapshot_finished(ok)
             self._dirty = True
 
     def peer_lost(self, peer: NodeId) -> None:
         """What was on its way to `peer` is lost: find out anew where the logs meet."""
         progress = self.peers.get(peer)
-        if progress is not None and progress.state is PeerState.REPLICATE:
+        if progress is not None and progress.state is REPLICATE:
             progress.probe(progress.match + 1)
             self._dirty = True
 
@@ -316,16 +320,23 @@ class Leader:
         if not self._dirty:
             return
         self._dirty = False
-        if len(self.peers) + 1 != len(self._raft.view.nodes):
+        if self._view is not self._raft.view:
             self._match_members()
         for peer, progress in self.peers.items():
-            self._replicate(peer, progress)
+            if self._wants_more(progress):
+                self._replicate(peer, progress)
+
+    def _wants_more(self, progress: Progress) -> bool:
+        """Whether there may be something to send to a peer: the question is asked far more often than the answer is yes."""
+        if progress.state is REPLICATE:
+            log = self._raft.log
+            return progress.next <= log.last or (progress.commit_sent < log.committed and progress.commit_sent < progress.match)
+        return progress.state is PROBE and not progress.probe_sent
 
     def _replicate(self, peer: NodeId, progress: Progress) -> None:
         raft, log, config = self._raft, self._raft.log, self._raft.config
-        while progress.may_send(config.max_inflight_messages, config.max_inflight_bytes):
-            probing = progress.state is PeerState.PROBE
-            if progress.next > log.last and not probing:
+        while progress.next <= log.last or progress.state is PROBE:
+            if not progress.may_send(config.max_inflight_messages, config.max_inflight_bytes):
                 break
             if progress.next <= log.begin.index:
                 self._snapshot(peer, progress)
@@ -338,7 +349,7 @@ class Leader:
                 return
             self._append(peer, progress, entries)
         commit = min(log.committed, progress.match)
-        if progress.state is PeerState.REPLICATE and progress.commit_sent < commit:
+        if progress.state is REPLICATE and progress.commit_sent < commit:
             # Nothing else carries the news, and followers answer their clients from what they apply. Round 0 wants no answer.
             progress.commit_sent = commit
             raft.send(Heartbeat(raft.node, peer, raft.term, raft.incarnation, commit, 0))
@@ -350,7 +361,7 @@ class Leader:
         if prev_term is None:
             raise InvariantBroken(f"the term of entry {prev_index} is not known; the log is {log.begin.index} to {log.last}")
         raft.send(Append(raft.node, peer, raft.term, raft.incarnation, prev_index, prev_term, entries, log.committed))
-        progress.sent(prev_index + len(entries), sum(len(entry.payload) for entry in entries), log.committed)
+        progress.sent(prev_index + len(entries), sum([len(entry.payload) for entry in entries]), log.committed)
 
     def _append_nothing(self, peer: NodeId, progress: Progress) -> None:
         if progress.next > self._raft.log.begin.index:

@@ -215,15 +215,15 @@ class Log:
         term = None
         while self._writes and self._writes[0].number <= number:
             write = self._writes.popleft()
-            self.persisted = max(self.persisted, write.last)
+            if write.last > self.persisted:
+                self.persisted = write.last
             term = write.term
-        self._bound_window()
+        if self._window_size > self._window_bytes or len(self._window) > self._window_entries:
+            self._bound_window()
         return term
 
     def _bound_window(self) -> None:
         """Let the oldest durable entries go when there are too many; some more than needed, so that it is not done each time."""
-        if self._window_size <= self._window_bytes and len(self._window) <= self._window_entries:
-            return
         size, count = self._window_size, 0
         while self._window_first + count <= self.persisted and (
             size > self._window_bytes * 3 // 4 or len(self._window) - count > self._window_entries * 3 // 4

@@ -12,7 +12,7 @@ from msgspec import Struct
 from raftkv.raft.types import Entry, Incarnation, Index, NodeId, SnapshotMeta, Term
 
 
-class MessageBase(Struct, frozen=True, array_like=True):
+class MessageBase(Struct, frozen=True, array_like=True, gc=False):
     """The envelope that all messages share."""
 
     sender: NodeId
@@ -21,7 +21,7 @@ class MessageBase(Struct, frozen=True, array_like=True):
     incarnation: Incarnation
 
 
-class PreVote(MessageBase, frozen=True, array_like=True, tag=1):
+class PreVote(MessageBase, frozen=True, array_like=True, gc=False, tag=1):
     """Would you vote for me in `campaign_term`? Changes no state at the receiver (thesis, section 9.6)."""
 
     campaign_term: Term
@@ -29,14 +29,14 @@ class PreVote(MessageBase, frozen=True, array_like=True, tag=1):
     last_term: Term
 
 
-class PreVoteResponse(MessageBase, frozen=True, array_like=True, tag=2):
+class PreVoteResponse(MessageBase, frozen=True, array_like=True, gc=False, tag=2):
     """Answer to a `PreVote` for `campaign_term`; `term` is the voter's own."""
 
     campaign_term: Term
     granted: bool
 
 
-class Vote(MessageBase, frozen=True, array_like=True, tag=3):
+class Vote(MessageBase, frozen=True, array_like=True, gc=False, tag=3):
     """Vote for me in `term` (paper, section 5.2). `transfer`: the old leader asked for this, so stickiness does not apply."""
 
     last_index: Index
@@ -44,13 +44,13 @@ class Vote(MessageBase, frozen=True, array_like=True, tag=3):
     transfer: bool = False
 
 
-class VoteResponse(MessageBase, frozen=True, array_like=True, tag=4):
+class VoteResponse(MessageBase, frozen=True, array_like=True, gc=False, tag=4):
     """Answer to a `Vote` of the same term."""
 
     granted: bool
 
 
-class Append(MessageBase, frozen=True, array_like=True, tag=5):
+class Append(MessageBase, frozen=True, array_like=True, gc=False, tag=5):
     """Replicate `entries`, which follow the entry (`prev_index`, `prev_term`) (paper, section 5.3). Empty `entries` is a probe."""
 
     prev_index: Index
@@ -59,7 +59,7 @@ class Append(MessageBase, frozen=True, array_like=True, tag=5):
     commit: Index
 
 
-class AppendResponse(MessageBase, frozen=True, array_like=True, tag=6):
+class AppendResponse(MessageBase, frozen=True, array_like=True, gc=False, tag=6):
     """My durable log equals yours up to and including `match`, which is what your message verified.
 
     `counts` is false while the sender is suspect: it may have forgotten an acknowledgement, so this one decides nothing.
@@ -69,7 +69,7 @@ class AppendResponse(MessageBase, frozen=True, array_like=True, tag=6):
     counts: bool = True
 
 
-class AppendRejected(MessageBase, frozen=True, array_like=True, tag=7):
+class AppendRejected(MessageBase, frozen=True, array_like=True, gc=False, tag=7):
     """I do not have the entry (`rejected_index`, …) that your append follows.
 
     `hint_index` and `hint_term` name the newest entry of mine that may still match: the largest index not above `rejected_index`
@@ -83,7 +83,7 @@ class AppendRejected(MessageBase, frozen=True, array_like=True, tag=7):
     counts: bool = True
 
 
-class Heartbeat(MessageBase, frozen=True, array_like=True, tag=8):
+class Heartbeat(MessageBase, frozen=True, array_like=True, gc=False, tag=8):
     """I lead. `commit` is never above what the receiver acknowledged. `round` numbers the leader's rounds in this term: an answer
     proves leadership at the time that the round started (thesis, section 6.4). Round 0 only tells of the commit index, and is not
     answered."""
@@ -92,14 +92,14 @@ class Heartbeat(MessageBase, frozen=True, array_like=True, tag=8):
     round: int
 
 
-class HeartbeatResponse(MessageBase, frozen=True, array_like=True, tag=9):
+class HeartbeatResponse(MessageBase, frozen=True, array_like=True, gc=False, tag=9):
     """Answer to the heartbeat of `round`. `counts` as in `AppendResponse`."""
 
     round: int
     counts: bool = True
 
 
-class InstallSnapshot(MessageBase, frozen=True, array_like=True, tag=10):
+class InstallSnapshot(MessageBase, frozen=True, array_like=True, gc=False, tag=10):
     """Your log begins before mine: take this snapshot.
 
     The core says only *that* a snapshot is due. The shell of the leader moves the files, replaces `snapshot` by what it really sent,
@@ -109,13 +109,13 @@ class InstallSnapshot(MessageBase, frozen=True, array_like=True, tag=10):
     snapshot: SnapshotMeta
 
 
-class SnapshotRequest(MessageBase, frozen=True, array_like=True, tag=11):
+class SnapshotRequest(MessageBase, frozen=True, array_like=True, gc=False, tag=11):
     """A follower without usable state asks its leader for a snapshot, whatever its log holds."""
 
     reason: str
 
 
-class TimeoutNow(MessageBase, frozen=True, array_like=True, tag=12):
+class TimeoutNow(MessageBase, frozen=True, array_like=True, gc=False, tag=12):
     """Leadership transfer: campaign now, without PreVote (thesis, section 3.10)."""
 
 

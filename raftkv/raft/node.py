@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 from raftkv.errors import InvariantBroken, NotLeader
 from raftkv.raft.candidate import Candidate, PreCandidate
@@ -46,6 +47,7 @@ from raftkv.raft.types import (
     Term,
 )
 
+_CONFIGURATION: Final = EntryKind.CONFIGURATION
 _FROM_LEADER = (Append, Heartbeat, InstallSnapshot)
 
 
@@ -80,7 +82,6 @@ class Raft:
         self._promised_until = config.election_ticks if stored.hard_state.term else 0
         self._fenced: str | None = None
         self._number = 0
-        self._persisted_number = 0
         self._messages: list[Message] = []
         self._after_persist: list[Message] = []
         self._reads: list[ReadPoint] = []
@@ -209,13 +210,13 @@ class Raft:
             self.dropped["for another node"] += 1
         elif message.term < 0 or (message.sender == self.node and message.incarnation != self.incarnation):
             self.dropped["malformed"] += 1
-        elif isinstance(message, PreVote):
+        elif type(message) is PreVote:
             self._answer_pre_vote(message)
-        elif self._pass_term_gate(message):
-            if isinstance(message, Vote):
-                self._answer_vote(message)
-            elif isinstance(message, _FROM_LEADER):
+        elif message.term == self._term or self._pass_term_gate(message):
+            if type(message) is Append or type(message) is Heartbeat or type(message) is InstallSnapshot:
                 self._hear_leader(message)
+            elif type(message) is Vote:
+                self._answer_vote(message)
             else:
                 self._role.step(message)
 
@@ -286,11 +287,11 @@ class Raft:
         """
         if number > self._number:
             raise InvariantBroken(f"Ready {number} is said to be durable; the newest is {self._number}")
-        self._persisted_number = max(self._persisted_number, number)
         term = self.log.written(number)
-        if term is not None:
-            self._durable_term = max(self._durable_term, term)
-        self.clear_suspicion()
+        if term is not None and term > self._durable_term:
+            self._durable_term = term
+        if self._suspect is not None:
+            self.clear_suspicion()
 
     def applied(self, index: Index) -> None:
         """The state machine holds everything up to `index`.
@@ -323,7 +324,7 @@ class Raft:
             or self._snapshot is not None
             or self._hard_state.term != self._term
             or self._hard_state.vote != self._vote
-            or self._has_page()
+            or (self._paged < self.log.committed and self._has_page())
             or self._role_change() is not None
         )
 
@@ -331,38 +332,35 @@ class Raft:
         """The next batch of effects, with the next number."""
         self._role.flush()
         self._number += 1
-        hard_state = self._take_hard_state()
+        hard_state = None
+        if self._hard_state.term != self._term or self._hard_state.vote != self._vote:
+            hard_state = self._hard_state = HardState(self._term, self._vote)
         snapshot, self._snapshot = self._snapshot, None
         entries = self.log.hand_out(self._number, self._term, self.ticks, hard_state is not None or snapshot is not None)
         if entries:
             self._role.handed_out(entries[-1].index)
-        committed = self._take_page()
+        committed = self._take_page() if self._paged < self.log.committed else ()
         change = self._role_change()
         if change is not None:
             self._reported = change
-        messages, self._messages = self._messages, []
-        after_persist, self._after_persist = self._after_persist, []
-        reads, self._reads = self._reads, []
-        fetches, self._fetches = self._fetches, []
-        return Ready(
-            number=self._number,
-            hard_state=hard_state,
-            snapshot=snapshot,
-            entries=entries,
-            commit=self.log.committed,
-            messages=tuple(messages),
-            messages_after_persist=tuple(after_persist),
-            committed=committed,
-            fetch=tuple(fetches),
-            reads=tuple(reads),
-            role=change,
+        ready = Ready(
+            self._number,
+            hard_state,
+            snapshot,
+            entries,
+            self.log.committed,
+            tuple(self._messages),
+            tuple(self._after_persist),
+            committed,
+            tuple(self._fetches),
+            tuple(self._reads),
+            change,
         )
-
-    def _take_hard_state(self) -> HardState | None:
-        if self._hard_state.term == self._term and self._hard_state.vote == self._vote:
-            return None
-        self._hard_state = HardState(self._term, self._vote)
-        return self._hard_state
+        self._messages.clear()
+        self._after_persist.clear()
+        self._fetches.clear()
+        self._reads.clear()
+        return ready
 
     def _role_change(self) -> RoleChange | None:
         role, leader, reported = self._role.role, self._role.leader, self._reported
@@ -420,7 +418,7 @@ class Raft:
     def accept(self, entry: Entry) -> None:
         """Add `entry` to the log; a configuration comes into force with it."""
         self.log.append(entry)
-        if entry.kind is EntryKind.CONFIGURATION:
+        if entry.kind is _CONFIGURATION:
             self.membership.append(entry.index, decode_configuration(entry.payload))
 
     def truncate(self, last: Index) -> None:
@@ -430,7 +428,9 @@ class Raft:
 
     def commit_to(self, index: Index) -> None:
         """Everything up to `index` is committed. Never goes back."""
-        self.log.committed = max(self.log.committed, min(index, self.log.last))
+        index = min(index, self.log.last)
+        if index > self.log.committed:
+            self.log.committed = index
 
     def take_snapshot(self, meta: SnapshotMeta) -> None:
         """Put the snapshot at `meta` in the place of the state, and of the log where the log does not hold that entry."""
@@ -464,9 +464,7 @@ class Raft:
     # The term gate and votes.
 
     def _pass_term_gate(self, message: Message) -> bool:
-        """Compare terms before anything else is looked at (paper, section 5.1). False: the message ends here."""
-        if message.term == self._term:
-            return True
+        """What a message of another term means, before anything else is looked at (paper, section 5.1). False: it ends here."""
         if message.term < self._term:
             if isinstance(message, PreVoteResponse) and isinstance(self._role, PreCandidate):
                 return True  # a voter that slept through elections answers in its own term, and says for which it would vote
@@ -534,12 +532,9 @@ class Raft:
         self.send_after_persist(VoteResponse(self.node, message.sender, self._term, self.incarnation, granted))
 
     def _hear_leader(self, message: Append | Heartbeat | InstallSnapshot) -> None:
-        role = self._role
-        if isinstance(role, Leader):
-            raise InvariantBroken(f"{message.sender} and {self.node} both lead term {self._term}")
-        if not isinstance(role, Follower) or role.leader != message.sender:
-            if isinstance(role, Follower) and role.leader is not None:
-                raise InvariantBroken(f"{message.sender} and {role.leader} both lead term {self._term}")
+        if self._role.leader != message.sender:
+            if self._role.leader is not None:
+                raise InvariantBroken(f"{message.sender} and {self._role.leader} both lead term {self._term}")
             self.become_follower(self._term, message.sender)
         self._promised_until = self.ticks + self.config.election_ticks
         self._role.step(message)

@@ -37,7 +37,7 @@ def agreed(voters: Sequence[NodeId], reached: Mapping[NodeId, int]) -> int:
     if not voters:
         return UNBOUNDED
     numbers = sorted([reached.get(voter, 0) for voter in voters])
-    return numbers[len(numbers) - majority(len(numbers))]
+    return numbers[(len(numbers) - 1) // 2]  # a majority has reached this one or more
 
 
 def agreed_jointly(voters: Sequence[NodeId], outgoing: Sequence[NodeId], reached: Mapping[NodeId, int]) -> int:

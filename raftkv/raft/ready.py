@@ -52,7 +52,7 @@ class ReadPoint(Struct, frozen=True):
     index: Index
 
 
-class Ready(Struct, frozen=True):
+class Ready(Struct, frozen=True, gc=False):
     """One numbered batch of effects."""
 
     number: int
