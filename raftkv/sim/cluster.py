@@ -27,6 +27,7 @@ from raftkv.sim.trace import Trace, Violation
 from raftkv.sim.watch import Watch
 from raftkv.sim.workload import Workload
 
+FORMING_MS = 3_000
 CALM_MS = 60_000
 """Simulated time within which a cluster must have recovered."""
 
@@ -106,8 +107,11 @@ class Cluster:
         for node in self.nodes:
             self.schedule.after(self.world.tuning.turn_us[1], node.start)
         self.workload.begin()
+        if self.swarm.formed:
+            while self.schedule.now_us < FORMING_MS * 1_000 and not self.watch.formed:
+                self.schedule.step()
         self.faults.begin()
-        self.schedule.run_until(self.swarm.storm_ms * 1_000)
+        self.schedule.run_until(self.schedule.now_us + self.swarm.storm_ms * 1_000)
         self.faults.end()
         self.trace.note("all", "calm")
         self._recover()

@@ -144,6 +144,8 @@ class SimNode:
         """It went down while it had lost something, or lost it when it was down."""
         self.died: Callable[[SimNode], None] = lambda node: None
         """Told when a life has ended."""
+        self.torn = False
+        """The end of its log may be such that nobody can judge it."""
         self.lives = 0
         self.rate = 1.0
         """How fast its clock runs."""
@@ -153,6 +155,7 @@ class SimNode:
         self.router: Router
         self._replies = replies
         self._rng = rng
+        self._violation: Violation | None = None
         self._life = 0
         self._boot = 0
         self._deferred: list[Callable[[], None]] = []
@@ -193,6 +196,8 @@ class SimNode:
         self.world.running = self.name
         try:
             action()
+            if self._violation is not None:
+                raise self._violation
             if self._life == life:
                 self.world.watch.looked_at(self)
         except Crashed as error:
@@ -258,8 +263,12 @@ class SimNode:
         stored = stored_state(identity, self.wal, machine)
         if stored.state_lost:
             world.trace.count(self.name, "state_lost")
+            if not self.doubtful:
+                raise Violation("state kept", f"{self.name} starts without a state, and nothing has destroyed it")
         if stored.suspect is not None:
             world.trace.count(self.name, "suspect", stored.suspect)
+            if not self.torn:
+                raise Violation("log judged", f"{self.name} doubts its log up to {stored.suspect}, and nothing was torn")
         self.incarnation = identity.incarnation
         self.clock = LogClock(self.name)
         self.replica = Replica(
@@ -313,6 +322,7 @@ class SimNode:
         """The node is gone. `survival` says what becomes of what was not durable."""
         self.world.trace.note(self.name, "dies", survival.name, reason)
         was_alive = self.alive
+        self.torn |= survival is Survival.TORN
         self.doubtful = self.impaired
         self.alive = False
         self.paused = False
@@ -514,4 +524,7 @@ class SimNode:
         self.run(ask)
 
     def _reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool) -> None:
-        self._replies.replied(self, connection_id, replies, close)
+        try:
+            self._replies.replied(self, connection_id, replies, close)
+        except Violation as violation:  # the router gives up a connection whose replies cannot be taken, whatever the reason
+            self._violation = violation

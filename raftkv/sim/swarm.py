@@ -44,6 +44,8 @@ class Swarm(Struct, frozen=True, kw_only=True):
 
     nodes: int
     storm_ms: int
+    formed: bool
+    """The faults begin when the cluster has formed, rather than at once."""
     tuning: Tuning
     load: Load
     network: NetworkFaults
@@ -58,6 +60,7 @@ def draw_swarm(rng: random.Random, nodes: int | None = None) -> Swarm:
     return Swarm(
         nodes=count,
         storm_ms=rng.randint(3_000, 9_000),
+        formed=rng.random() < 0.8,
         tuning=_draw_tuning(rng),
         load=Load(
             clients=rng.randint(2, 8),

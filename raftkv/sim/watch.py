@@ -11,10 +11,11 @@ from typing import Protocol
 from xxhash import xxh3_64_intdigest
 
 from raftkv.errors import InvariantBroken
+from raftkv.raft.membership import decode_configuration
 from raftkv.raft.messages import AppendResponse, Message, Vote, VoteResponse
 from raftkv.raft.node import Raft
 from raftkv.raft.ready import Role
-from raftkv.raft.types import EntryKind, Incarnation, Index, NodeId, Term
+from raftkv.raft.types import Configuration, EntryKind, Incarnation, Index, NodeId, Term
 from raftkv.replica import Replica
 from raftkv.sim.model import Model
 from raftkv.sim.trace import Trace, Violation
@@ -41,6 +42,7 @@ class Watch:
         self.newest: tuple[Index, Term, Term] = (0, 0, 0)
         """The newest entry known to be committed: index, term, and the term in which that was seen."""
         self._trace = trace
+        self._formed: tuple[Index, Term, Configuration] | None = None
         self._log: dict[Index, tuple[Term, int]] = {}
         self._committed: dict[Index, Term] = {}
         self._digests: dict[Index, bytes] = {}
@@ -48,6 +50,11 @@ class Watch:
         self._compared: dict[NodeId, bytes] = {}
         self._commits: dict[NodeId, Index] = {}
         self._looked: dict[NodeId, tuple[Term, Role]] = {}
+
+    @property
+    def formed(self) -> bool:
+        """Whether the cluster has formed, as far as anybody has applied."""
+        return self._formed is not None
 
     def started(self, node: Watched) -> None:
         """A process of `node` has opened its directory."""
@@ -58,6 +65,7 @@ class Watch:
         self._looked[node.name] = (raft.term, raft.role)
         self._compared.pop(node.name, None)
         self._compare_digest(node)
+        self._check_membership(node.name, raft)
 
     # What a node says.
 
@@ -85,6 +93,8 @@ class Watch:
         known = self._log.get(index)
         if known is None:
             self._log[index] = about
+            if kind is not EntryKind.BATCH and payload is not None:
+                self._formed = (index, term, decode_configuration(payload))
             self.model.apply(index, payload if kind is EntryKind.BATCH else None)
         elif known != about:
             raise Violation("state machine safety", f"{node.name} applies {index}@{term}, and another node applied {known}")
@@ -98,6 +108,15 @@ class Watch:
             known = self._digests.setdefault(machine.applied_index, machine.digest)
             if known != machine.digest:
                 raise Violation("equal states", f"the state of {node.name} at {machine.applied_index} differs from another node's")
+
+    def _check_membership(self, name: NodeId, raft: Raft) -> None:
+        """A node whose log holds the committed configuration follows it."""
+        if self._formed is None:
+            return
+        index, term, configuration = self._formed
+        holds = raft.log.begin.index >= index or raft.log.holds(index, term)
+        if holds and raft.configuration != configuration:
+            raise Violation("membership", f"{name} follows {raft.configuration}; its log holds {configuration}, committed at {index}")
 
     # How it stands.
 
@@ -124,6 +143,7 @@ class Watch:
         index, term, seen = self.newest
         if seen < raft.term and index > raft.log.begin.index and not raft.log.holds(index, term):
             raise Violation("leader completeness", f"{name} leads term {raft.term} without the committed entry {index}@{term}")
+        self._check_membership(name, raft)
         self._trace.count(name, "elected", raft.term, raft.last_index)
 
     def _commits_of(self, name: NodeId, raft: Raft) -> None:
