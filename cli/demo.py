@@ -193,7 +193,8 @@ def _wait_until_near(story: Story, name: str) -> None:
         if status is None:
             return False
         node = status.node(name)
-        return node.role in ("leader", "follower") and node.lag is not None and node.lag <= 2 * WRITERS
+        current = node.pid == story.nodes.running[name].pid  # not what is remembered of the process before it
+        return current and node.role in ("leader", "follower") and node.lag is not None and node.lag <= 2 * WRITERS
 
     wait_until(f"{name} to catch up", near, STEP_SECONDS)
 
@@ -205,8 +206,7 @@ def _wait_for_equal_digests(story: Story) -> tuple[int, str]:
         status = _status(story)
         if status is None:
             return None
-        held = {(node.applied, node.digest) for node in status.nodes}
-        [(index, digest), *others] = held
+        [(index, digest), *others] = {(node.applied, node.digest) for node in status.nodes}
         return (index, digest) if index is not None and digest and not others else None
 
     return wait_until("equal digests on all nodes", equal, STEP_SECONDS)

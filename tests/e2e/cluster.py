@@ -144,7 +144,9 @@ class Cluster:
             if status is None or status.leader is None:
                 return False
             held = {(node.applied, node.digest) for node in status.nodes}
-            return len(held) == 1 and (None, None) not in held
+            # The processes that run now, not what is remembered of those before them.
+            current = all(node.pid == self.process(node.name).pid for node in status.nodes)
+            return current and len(held) == 1 and (None, None) not in held
 
         self.wait("all nodes to hold the same state", equal)
 
