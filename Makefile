@@ -8,20 +8,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+SEEDS ?= 20
+FIRST ?= 1
 
 FILES := $(shell find raftkv cli benchmarks \( -name '*.py' -o -name 'py.typed' \) | LC_ALL=C sort)
 LIST := $(shell printf '%s\n' $(FILES) | cksum | tr ' ' '-')
 DEPENDENCIES := $(VENV)/dependencies.stamp
 INSTALLED := $(VENV)/installed-$(LIST).stamp
 
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint simulate bench clean
 
 help:
-	@echo "make demo    three nodes on this machine: kill the leader, lose a state store, check every acknowledged write"
-	@echo "make test    the test suite"
-	@echo "make lint    ruff and mypy --strict"
-	@echo "make bench   a quick measurement of this machine"
-	@echo "make clean   remove .venv and what was built"
+	@echo "make demo      three nodes on this machine: kill the leader, lose a state store, check every acknowledged write"
+	@echo "make test      the test suite"
+	@echo "make lint      ruff and mypy --strict"
+	@echo "make simulate  whole clusters in simulated storms; SEEDS=100 FIRST=1 say which"
+	@echo "make bench     a quick measurement of this machine"
+	@echo "make clean     remove .venv and what was built"
 
 $(DEPENDENCIES): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "raftkv needs Python 3.11 or newer; say make PYTHON=python3.12 (this is %s)" % sys.version.split()[0])'
@@ -47,6 +50,9 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p raftkv -p raftkv_cli -p raftkv_bench -p tests
+
+simulate: install
+	$(BIN)/python -m raftkv.sim --seeds $(SEEDS) --first $(FIRST)
 
 bench: install
 	$(BIN)/python -m raftkv_bench.smoke
