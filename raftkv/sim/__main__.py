@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=10, metavar="N", help="how many seeds to run (10)")
     parser.add_argument("--first", type=int, default=1, metavar="S", help="the first of them (1)")
     parser.add_argument("--seed", type=int, nargs="*", metavar="S", help="run exactly these seeds instead")
+    parser.add_argument("--storm-ms", type=int, metavar="MS", help="how long each storm lasts, instead of what the seed draws")
     parser.add_argument("--go-on", action="store_true", help="go on after a failure, with one line for each")
     parser.add_argument("--each", action="store_true", help="say something of every seed")
     options = parser.parse_args(arguments)
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     failed: list[int] = []
     for seed in seeds:
         try:
-            outcome = run_seed(seed)
+            outcome = run_seed(seed, storm_ms=options.storm_ms)
         except Violation as violation:
             failed.append(seed)
             text = str(violation)

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from raftkv.kv.string_commands import Get
 from raftkv.raft.ready import Role
@@ -62,12 +63,13 @@ class Outcome(Struct, frozen=True, kw_only=True):
 class Cluster:
     """The nodes of one seed, with everything around them."""
 
-    node_class: type[SimNode] = SimNode
-
-    def __init__(self, seed: int, swarm: Swarm | None = None, node_class: type[SimNode] = SimNode) -> None:
+    def __init__(
+        self, seed: int, swarm: Swarm | None = None, node_class: type[SimNode] = SimNode, storm_ms: int | None = None
+    ) -> None:
         rng = random.Random(seed)
+        drawn = draw_swarm(rng)
         self.seed = seed
-        self.swarm = swarm or draw_swarm(rng)
+        self.swarm = swarm or (drawn if storm_ms is None else replace(drawn, storm_ms=storm_ms))
         self.schedule = Schedule()
         self.trace = Trace(self.schedule)
         self.watch = Watch(self.trace)
@@ -190,18 +192,21 @@ class Cluster:
         )
 
 
-def run_seed(seed: int, *, swarm: Swarm | None = None, node_class: type[SimNode] = SimNode) -> Outcome:
+def run_seed(
+    seed: int, *, swarm: Swarm | None = None, node_class: type[SimNode] = SimNode, storm_ms: int | None = None
+) -> Outcome:
     """Simulate `seed`.
 
     Args:
         seed: decides everything.
         swarm: instead of the one that the seed draws.
         node_class: instead of `SimNode`: for tests that break a node on purpose.
+        storm_ms: how long the storm lasts, instead of what the seed draws.
 
     Raises:
         Violation: a property does not hold. The message ends with the seed and the last events.
     """
-    cluster = Cluster(seed, swarm, node_class)
+    cluster = Cluster(seed, swarm, node_class, storm_ms)
     with _recorded(cluster):
         try:
             return cluster.run()
