@@ -328,27 +328,6 @@ def test_closing_sends_what_was_replied(run: Run) -> None:
     run(main())
 
 
-def test_incomplete_requests_are_bounded_together(run: Run) -> None:
-    """When the requests that still arrive exceed the bound for all clients, the one who sends most is disconnected, nobody else."""
-
-    async def main() -> None:
-        sink = Sink()
-        server, address = await start(sink, max_request_bytes=1 << 20, max_bytes_in_flight=3 << 20)
-        small = await connect(address)
-        small[1].write(request(b"ECHO", b"patience")[:-4])
-        greedy = [await connect(address) for _ in range(5)]
-        for number, (_, writer) in enumerate(greedy):
-            writer.write(request(b"ECHO", bytes(900_000 + number * 10_000))[:-1])
-        await sink.journal.wait(lambda events: sum(event[0] == "closed" for event in events) >= 2, "two to be disconnected")
-        small[1].write(request(b"ECHO", b"patience")[-4:])
-        assert await small[0].readexactly(14) == bulk(b"patience")
-        for _, writer in [small, *greedy]:
-            writer.close()
-        await server.close()
-
-    run(main())
-
-
 def test_settings_that_no_request_fits_are_refused() -> None:
     """A bound too small for any request is named when the server is made."""
     with pytest.raises(InvalidSettings, match="max_bulk_bytes is 100"):
@@ -478,6 +457,27 @@ def test_replies_of_one_iteration_leave_in_one_write() -> None:
         assert all(wire.writes == [] for _, wire in pairs)
         await asyncio.sleep(0)
         assert [wire.writes for _, wire in pairs] == [[bulk(b"x") * 10]] * 3
+
+    asyncio.run(main())
+
+
+def test_incomplete_requests_are_bounded_together() -> None:
+    """When the requests that still arrive exceed the bound for all clients, the one who has sent most is disconnected with an error,
+    whoever sent the last bytes."""
+
+    async def main() -> None:
+        sink = Sink()
+        server = make(sink, max_request_bytes=1 << 20, max_bytes_in_flight=3 << 20)
+        pairs = [attach(server) for _ in range(4)]
+        sizes = [900_000, 1_000_000, 950_000, 400_000]
+        for (client, _), size in zip(pairs, sizes, strict=True):
+            client.data_received(request(b"ECHO", bytes(size))[:-1])
+        await asyncio.sleep(0)
+        assert [wire.closing for _, wire in pairs] == [False, True, False, False]
+        assert b"".join(pairs[1][1].writes).startswith(b"-ERR the node holds as many bytes of incomplete requests as it may")
+        pairs[3][0].data_received(b"\n")
+        await asyncio.sleep(0)
+        assert pairs[3][1].writes == [bulk(bytes(400_000))]
 
     asyncio.run(main())
 

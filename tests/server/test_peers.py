@@ -178,8 +178,9 @@ def test_a_message_that_may_not_come_is_refused(run: Run, value: Value) -> None:
     run(main())
 
 
-def test_strangers_are_bounded(run: Run) -> None:
+def test_strangers_are_bounded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections that prove nothing do not keep others out: beyond the bound the oldest is ended."""
+    monkeypatch.setattr(peers, "HANDSHAKE_SECONDS", 3600.0)
 
     async def main() -> None:
         one = Node(facts("n1"))
@@ -356,8 +357,33 @@ def test_a_later_process_takes_the_place_of_an_earlier_one(run: Run) -> None:
         await old.refusal("a process of node n2 that was started later is connected")
         new.network.send("n1", read(3))
         await one.journal.wait(lambda _: one.values == [read(1), read(3)], "the value of the new process")
+        one.network.send("n2", read(4))
+        await new.journal.wait(lambda _: new.values == [read(4)], "the value for the new process")
         assert [event for event in one.journal.events if event[0] in ("up", "down")] == [("up", "n2", 1), ("down", "n2"), ("up", "n2", 2)]
         await close(one, old, new)
+
+    run(main())
+
+
+def test_a_node_that_dials_anew_is_told_of(run: Run) -> None:
+    """When a node dials again before the end of its last connection has been seen, what was under way on that one may be lost: it is
+    reported as down and up again, and the old connection ends."""
+
+    async def main() -> None:
+        one = Node(facts("n1"))
+        await one.listen()
+        stranger, own, server = await slow_peer(one)
+        again = await Stranger.dial(one.address)
+        assert await again.shake(facts("n2"), "n1") is None
+        again.send(read(1))
+        await own.closed()
+        await one.journal.wait(lambda _: one.values == [read(1)], "the value on the new connection")
+        changes = [event for event in one.journal.events if event[0] in ("up", "down")]
+        assert changes == [("up", "n2", 1), ("down", "n2"), ("up", "n2", 1)]
+        for party in (stranger, again):
+            party.writer.close()
+        server.close()
+        await close(one)
 
     run(main())
 
@@ -407,8 +433,9 @@ def test_queues_are_bounded_and_control_overtakes(run: Run) -> None:
         assert one.network.send("n2", read(0, 10))
         while one.network.send("n2", read(sent, 1 << 20)):
             sent += 1
-            await asyncio.sleep(0)
             assert sent < 200
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         assert one.network.queued_bytes("n2") <= 65 << 20
         assert one.network.send("n2", heartbeat)
         assert not any(event[0] == "down" for event in one.journal.events)
