@@ -267,7 +267,7 @@ class StateDirectory:
             generations = [name for name in self._disk.list(self._path) if name.startswith("gen-")]
             if generations:
                 raise StateDamaged(f"{path} is missing although {generations[0]} is there: {self._way_back}")
-            # Named before it is made: a generation that CURRENT names and that is not there is an empty one.
+            # Named before it is made: the first generation, if it is not there, is an empty one.
             self._switch(Current("gen-00000001"))
             return self._current
         try:
@@ -288,6 +288,8 @@ class StateDirectory:
     def _open(self, generation: str) -> Store:
         path = f"{self._path}/{generation}"
         if not self._disk.exists(path):
+            if self._current.installed is not None:
+                raise StateDamaged(f"{path} is missing although {self._path}/CURRENT names it: {self._way_back}")
             self._disk.mkdir(path)
             self._disk.sync_directory(self._path)
         return self._engine.open(path)
