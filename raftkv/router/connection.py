@@ -6,9 +6,12 @@ answered out of turn (an error, a refusal) waits here for those before it. Nothi
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from raftkv.kv.replies import Failure, Reply
+
+if TYPE_CHECKING:
+    from raftkv.router.reads import OwnReads
 
 
 class _Pending:
@@ -67,6 +70,7 @@ class Connection:
         "closing",
         "held_back",
         "id",
+        "last_reads",
         "name",
         "opened_ms",
         "protocol",
@@ -87,6 +91,7 @@ class Connection:
         self.chunks: list[Chunk] = []
         self.writes_out = 0
         self.reads_out = 0
+        self.last_reads: OwnReads | None = None
         self._changed = changed
         self._is_changed = False
         self._slots: list[Reply] = []

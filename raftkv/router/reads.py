@@ -8,6 +8,8 @@ replies. What always holds:
 - A number that names a round or a forwarded frame is never used again by this process, and another process's numbers are far
   away, so an answer that comes late meets nobody.
 - A read has no effect, so it can be asked again (another leader, silence) until its time is over, and then fails definitely.
+- Reads of one connection are executed in their order, also when some are asked again: what follows reads that are not answered yet is
+  asked together with them or waits.
 """
 
 from __future__ import annotations
@@ -25,11 +27,16 @@ from raftkv.router.ports import ReplicaPort, RouterSettings
 
 
 class OwnReads:
-    """Consecutive reads of one connection; a slow one is on its own. `commands` are those not answered yet."""
+    """Consecutive reads of one connection; a slow one is on its own. `commands` are those not answered yet, `before` the reads of the
+    connection before them as long as they wait, and `asked_with` the number of the frame or round that they were last asked in."""
 
-    __slots__ = ("commands", "connection", "deadline_ms", "size", "ticket")
+    __slots__ = ("asked_with", "before", "commands", "connection", "deadline_ms", "size", "ticket")
 
-    def __init__(self, connection: Connection, ticket: int, commands: list[Command], size: int, deadline_ms: int) -> None:
+    def __init__(
+        self, connection: Connection, ticket: int, commands: list[Command], size: int, deadline_ms: int, before: OwnReads | None = None
+    ) -> None:
+        self.before = before
+        self.asked_with = 0
         self.connection = connection
         self.ticket = ticket
         self.commands = commands
@@ -40,6 +47,15 @@ class OwnReads:
     def over(self) -> bool:
         """Whether nobody waits for it any more."""
         return not self.commands or self.connection.closed
+
+    def join(self, number: int) -> bool:
+        """Be asked in the frame or round `number`, unless reads before these wait elsewhere."""
+        if self.before is not None and self.before.over:
+            self.before = None
+        if self.before is not None and self.before.asked_with != number:
+            return False
+        self.asked_with = number
+        return True
 
     def answer(self, replies: list[Reply]) -> None:
         """Hand over the replies to the first of the reads, in order."""
@@ -196,12 +212,22 @@ class Reads:
         if not self._collected:
             return
         context = self._number()
+        asked: list[Waiting] = []
+        waiting: list[Waiting] = []
+        for reads in self._collected:
+            (asked if isinstance(reads, ForeignReads) or reads.join(context) else waiting).append(reads)
+        if not asked:
+            return
         try:
             self._replica.read_index(context)
         except NotLeader:
             return
-        self._asked[context] = _Round(self._collected, expiry_point)
-        self._collected = []
+        self._asked[context] = _Round(asked, expiry_point)
+        self._collected = waiting
+
+    def _ask_later(self, reads: Sequence[Waiting]) -> None:
+        """`reads` have to be asked again, before what has come in since."""
+        self._collected[:0] = reads
 
     def read_point(self, context: int, index: Index) -> None:
         """The core has confirmed a round."""
@@ -221,8 +247,12 @@ class Reads:
             return
         self._pointed = [entry for entry in self._pointed if entry not in ready]
         for entry in ready:
-            entry.reads = [reads for reads in entry.reads if not self._execute(reads)]
-            if entry.reads:
+            left: list[Waiting] = []
+            for reads in entry.reads:
+                if (isinstance(reads, OwnReads) and reads.before in left) or not self._execute(reads):
+                    left.append(reads)
+            entry.reads = left
+            if left:
                 self._pointed.append(entry)
                 self._wake()
 
@@ -288,8 +318,7 @@ class Reads:
 
     def lose_lead(self, reason: str) -> None:
         """Leadership is over or in another term: rounds that were not confirmed are void."""
-        for entry in self._asked.values():
-            self._collected += entry.reads
+        self._ask_later([reads for entry in self._asked.values() for reads in entry.reads])
         self._asked.clear()
         for entry in self._pointed:
             entry.expiry_point = 0
@@ -322,33 +351,38 @@ class Reads:
         """Send everything collected to the leader."""
         waiting = [reads for reads in self._collected if isinstance(reads, OwnReads) and not reads.over]
         self._collected = []
-        for position, (slow, frame) in enumerate(frames := list(self._frames_of(waiting))):
+        for position, (number, frame) in enumerate(frames := list(self._frames_of(waiting))):
             commands = [command for reads in frame for command in reads.commands]
-            number = self._number()
             if not self._send(leader, ForwardReads(number, encode_commands(commands), len(commands))):
-                for _, unsent in frames[position:]:
-                    self._collected += unsent
+                self._ask_later([reads for _, unsent in frames[position:] for reads in unsent])
                 self._hold(now_ms)
                 return
-            self._frames[number] = _Frame(frame, now_ms, slow)
+            self._frames[number] = _Frame(frame, now_ms, commands[0].slow)
 
-    def _frames_of(self, waiting: list[OwnReads]) -> Iterator[tuple[bool, list[OwnReads]]]:
-        """Cut reads into frames: whole runs up to the bounds of a group, and each slow read on its own."""
+    def _frames_of(self, waiting: list[OwnReads]) -> Iterator[tuple[int, list[OwnReads]]]:
+        """Cut reads into numbered frames: whole runs up to the bounds of a group, and each slow read on its own. What may not be
+        asked yet is collected again."""
         settings = self._settings
         frame: list[OwnReads] = []
+        number = self._number()
         count = size = 0
         for reads in waiting:
-            if reads.commands[0].slow:
-                yield True, [reads]
-                continue
-            if frame and (count + len(reads.commands) > settings.group_commands or size + reads.size > settings.group_bytes):
-                yield False, frame
-                frame, count, size = [], 0, 0
-            frame.append(reads)
-            count += len(reads.commands)
-            size += reads.size
+            slow = reads.commands[0].slow
+            full = count + len(reads.commands) > settings.group_commands or size + reads.size > settings.group_bytes
+            if frame and full and not slow:
+                yield number, frame
+                frame, number, count, size = [], self._number(), 0, 0
+            own = self._number() if slow else number
+            if not reads.join(own):
+                self._collected.append(reads)
+            elif slow:
+                yield own, [reads]
+            else:
+                frame.append(reads)
+                count += len(reads.commands)
+                size += reads.size
         if frame:
-            yield False, frame
+            yield number, frame
 
     def answered(self, number: int, data: bytes) -> None:
         """The leader has answered the first of the reads of a frame, usually all."""
@@ -360,20 +394,19 @@ class Reads:
         for reads, count in frame.parts:
             reads.answer(replies[start : start + count])
             start += count
-        self._collected += frame.left()
+        self._ask_later(frame.left())
         self._pause_ms = self._settings.retry_ms
 
     def refused(self, number: int, now_ms: int) -> None:
         """The node asked cannot answer a frame: ask again after a pause."""
         frame = self._frames.pop(number, None)
         if frame is not None:
-            self._collected += frame.left()
+            self._ask_later(frame.left())
             self._hold(now_ms)
 
     def ask_again(self) -> None:
         """Another leader, or another connection to it: what was forwarded is asked again, now."""
-        for frame in self._frames.values():
-            self._collected += frame.left()
+        self._ask_later([reads for frame in self._frames.values() for reads in frame.left()])
         self._frames.clear()
         self._resume_ms = 0
         self._pause_ms = self._settings.retry_ms
@@ -402,7 +435,7 @@ class Reads:
             left = frame.left()
             if silent or not left:
                 del self._frames[number]
-                self._collected += left
+                self._ask_later(left)
 
     def fail_all(self, failure: Failure) -> None:
         """Answer every read of this node's clients with `failure`."""

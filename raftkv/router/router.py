@@ -251,7 +251,9 @@ class Router:
     def _issue_reads(self, connection: Connection, commands: list[Command], size: int, deadline_ms: int) -> None:
         ticket = connection.expect(len(commands))
         connection.reads_out += len(commands)
-        reads = OwnReads(connection, ticket, commands, size, deadline_ms)
+        before = connection.last_reads
+        reads = OwnReads(connection, ticket, commands, size, deadline_ms, None if before is None or before.over else before)
+        connection.last_reads = reads
         if connection.readonly:
             self._reads.execute_local(reads)
         else:

@@ -113,10 +113,11 @@ def test_a_confirmed_read_survives_the_leadership() -> None:
     stand.do("INCR a")
     stand.do("GET a")
     stand.commit()
-    stand.do("GET a")
+    stand.router.open(2, "")
+    stand.do("GET a", connection=2)
     stand.confirm(index=2)
     stand.change(Role.FOLLOWER, None, 2)
-    assert stand.answers() == [2, b"2", b"2"]
+    assert (stand.answers(1), stand.answers(2)) == ([2, b"2"], [b"2"])
 
 
 def test_a_node_that_does_not_lead_refuses_reads() -> None:
@@ -398,10 +399,13 @@ def test_a_slow_read_runs_away_from_the_loop() -> None:
 
 
 def test_a_slow_read_of_another_node_travels_alone() -> None:
-    """Slow reads have frames of their own, so that nothing waits for them, and silence is no reason to ask them again."""
+    """Slow reads have frames of their own, so that no other connection waits for them, and silence is no reason to ask them again."""
     stand = Stand(stall_ms=500)
     stand.follow()
-    stand.do("DBSIZE", "GET a", "DBSIZE")
+    for connection, line in enumerate(("DBSIZE", "GET a", "DBSIZE"), 2):
+        stand.router.open(connection, "")
+        stand.ask(line, connection=connection)
+    stand.flush()
     frames = stand.forwarded_reads()
     assert sorted(frame.count for frame in frames) == [1, 1, 1]
     stand.pass_time(500)
@@ -441,3 +445,67 @@ def test_writes_that_are_refused_do_not_hold_up_reads() -> None:
     stand.do("GET a", connection=2)
     stand.confirm()
     assert stand.answers(2) == [b"1"]
+
+
+# The order of reads on a connection.
+
+
+def test_reads_wait_for_those_before_them_that_are_asked_elsewhere() -> None:
+    """What a connection asks while its earlier reads are at the leader is asked when they are answered: so the later never see an
+    older state, whatever becomes of a frame."""
+    stand = with_value(lead=False)
+    stand.do("GET a")
+    (first,) = stand.forwarded_reads()
+    stand.do("GET b")
+    stand.do("GET c", "GET d")
+    assert stand.forwarded_reads() == []
+    stand.receive("n2", ReadsRefused(first.id, "not the leader"))
+    stand.pass_time(stand.settings.retry_ms)
+    (again,) = stand.forwarded_reads()
+    assert [command.key for command in decode_commands(again.commands)] == [b"a", b"b", b"c", b"d"]  # type: ignore[attr-defined]
+    stand.receive("n2", ReadAnswers(again.id, encode_replies([b"1", b"2", None, None])))
+    assert stand.answers() == [b"1", b"2", None, None]
+
+
+def test_reads_that_do_not_fit_into_one_frame_wait_for_its_answer() -> None:
+    """Reads of one connection are never in two frames at a time, and those of another connection need not wait."""
+    stand = with_value(lead=False, group_commands=2)
+    stand.router.open(2, "")
+    stand.ask("GET a", "GET b")
+    stand.ask("GET c")
+    stand.ask("GET d", connection=2)
+    stand.flush()
+    first, other = stand.forwarded_reads()
+    assert [frame.count for frame in (first, other)] == [2, 1]
+    stand.receive("n2", ReadAnswers(other.id, encode_replies([b"4"])))
+    assert (stand.answers(1), stand.answers(2)) == ([], [b"4"])
+    stand.receive("n2", ReadAnswers(first.id, encode_replies([b"1", b"2"])))
+    (rest,) = stand.forwarded_reads()
+    assert rest.count == 1
+
+
+def test_a_later_round_does_not_overtake_reads_of_the_same_connection() -> None:
+    """A leader asks no read point for reads of a connection whose earlier ones wait for theirs."""
+    stand = with_value()
+    stand.do("GET a")
+    stand.do("GET b")
+    assert len(stand.replica.contexts) == 1
+    stand.confirm()
+    assert stand.answers() == [b"1"]
+    stand.confirm()
+    assert stand.answers() == [b"1", None]
+
+
+def test_the_rest_of_large_reads_keeps_its_place() -> None:
+    """When the replies to reads are so large that some wait for the next turn, the reads behind them wait, too."""
+    stand = with_value(max_answer_bytes=50)
+    stand.do([b"SET", b"big", b"x" * 60])
+    stand.commit()
+    stand.replies.clear()
+    stand.ask("GET big", "GET big")
+    stand.ask("GET a")
+    stand.flush()
+    stand.confirm()
+    assert stand.answers() == [b"x" * 60]
+    stand.flush()
+    assert stand.answers() == [b"x" * 60, b"x" * 60, b"1"]
