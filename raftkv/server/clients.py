@@ -384,7 +384,8 @@ class ClientServer:
             largest = max(self._all, key=lambda other: other.arriving_bytes)
             self._arriving_bytes -= largest.arriving_bytes
             largest.arriving_bytes = 0
-            largest.transport.write(encode_reply(TOO_MUCH_ARRIVING, 2))
+            if not largest.in_flight:  # else it would be taken for the reply to a request that may well happen
+                largest.output.append(encode_reply(TOO_MUCH_ARRIVING, 2))
             largest.stop()
             self.events.warning("too_much_arriving", client=self.address_of(largest))
 

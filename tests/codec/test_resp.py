@@ -277,7 +277,7 @@ def test_a_long_line_in_small_pieces_takes_linear_work() -> None:
     started = time.process_time()
     for _ in range(1 << 19):
         parser.feed(b"a")
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 2.5
     assert parser.feed(b"\n") == [[b"a" * (1 << 19)]]
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raftkv.codec.resp import encode_reply
 from raftkv.errors import InvalidSettings
 from raftkv.kv.replies import OK, Reply
 from raftkv.server import clients
@@ -478,6 +479,31 @@ def test_incomplete_requests_are_bounded_together() -> None:
         pairs[3][0].data_received(b"\n")
         await asyncio.sleep(0)
         assert pairs[3][1].writes == [bulk(bytes(400_000))]
+
+    asyncio.run(main())
+
+
+def test_an_error_is_not_taken_for_a_reply() -> None:
+    """A client who is disconnected while requests of his are unanswered is told nothing: an error would pass for the reply to a request
+    that may well happen. Replies that were given leave first."""
+
+    async def main() -> None:
+        sink = Sink(None)
+        server = make(sink, max_request_bytes=1 << 20, max_bytes_in_flight=1 << 20)
+        (waiting, wire), (answered, other_wire) = attach(server), attach(server)
+        waiting.data_received(request(b"INCR", b"k") + request(b"SET", b"k", bytes(900_000))[:-1])
+        answered.data_received(request(b"INCR", b"k") + request(b"SET", b"k", bytes(500_000))[:-1])
+        await asyncio.sleep(0)
+        assert (wire.writes, wire.closing) == ([], True)
+        sink.release(2, 1, lambda _: 1)
+        answered.data_received(b"\n" + request(b"SET", b"k", bytes(1_000_000))[:-1])
+        sink.release(2, 1, lambda _: OK)
+        waiting.connection_lost(None)
+        third, _ = attach(server)
+        third.data_received(request(b"SET", b"k", bytes(500_000))[:-1])
+        await asyncio.sleep(0)
+        assert b"".join(other_wire.writes) == b":1\r\n+OK\r\n" + encode_reply(clients.TOO_MUCH_ARRIVING, 2)
+        assert other_wire.closing
 
     asyncio.run(main())
 
