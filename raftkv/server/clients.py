@@ -79,6 +79,7 @@ class _Client(asyncio.Protocol):
         self.in_flight_bytes = 0
         self.dirty = False
         self.output: list[bytes] = []
+        self.output_bytes = 0
         self.arriving_bytes = 0
         self.authenticated = not server.requires_authentication
         self.opened = 0.0
@@ -159,8 +160,22 @@ class _Client(asyncio.Protocol):
             else:
                 self.transport.pause_reading()
 
-    def answered(self, count: int) -> None:
-        """`count` more requests have been answered."""
+    def answer(self, replies: list[Reply], protocol: int) -> None:
+        """Some more requests have been answered; the replies leave at the end of the iteration.
+
+        A client for whom too much waits already is disconnected. One delivery may be of any size: whoever reads at once what he asked
+        for is not slow.
+        """
+        if self.output_bytes + self.transport.get_write_buffer_size() > self._server.max_output_bytes:
+            self._server.slow_clients += 1
+            self.abort("client_too_slow")
+            return
+        data = encode_replies(replies, protocol)
+        self.output.append(data)
+        self.output_bytes += len(data)
+        self._answered(len(replies))
+
+    def _answered(self, count: int) -> None:
         self.in_flight -= count
         chunks = self._chunks
         while count and chunks:
@@ -180,13 +195,10 @@ class _Client(asyncio.Protocol):
             self.output.clear()
             return
         if self.output:
-            if transport.get_write_buffer_size() > self._server.max_output_bytes:
-                self._server.slow_clients += 1
-                self.abort("client_too_slow")
-                return
             output = self.output
             data = output[0] if len(output) == 1 else b"".join(output)
             output.clear()
+            self.output_bytes = 0
             transport.write(data)
         may_take = not self._output_full and self.in_flight_bytes < INFLIGHT_BYTES
         if self._parser.backlog and may_take and self._room() > 0:
@@ -216,7 +228,9 @@ class _Client(asyncio.Protocol):
 
     def abort(self, event: str) -> None:
         """Close at once and say why in the log."""
-        self._server.events.info(event, client=self._server.address_of(self), unsent_bytes=self.transport.get_write_buffer_size())
+        unsent = self.output_bytes + self.transport.get_write_buffer_size()
+        self.output.clear()
+        self._server.events.info(event, client=self._server.address_of(self), unsent_bytes=unsent)
         self.transport.abort()
 
     def sweep(self, now: float) -> None:
@@ -299,9 +313,8 @@ class ClientServer:
         client = self._clients.get(connection_id)
         if client is None:
             return
-        if replies:
-            client.output.append(encode_replies(replies, protocol))
-            client.answered(len(replies))
+        if replies and not client.transport.is_closing():
+            client.answer(replies, protocol)
         if close:
             client.stop()
         else:

@@ -483,6 +483,27 @@ def test_incomplete_requests_are_bounded_together() -> None:
     asyncio.run(main())
 
 
+def test_replies_of_one_iteration_are_bounded_too() -> None:
+    """Replies that pile up before the loop goes round count like those that the transport holds; one large delivery is allowed."""
+
+    async def main() -> None:
+        sink = Sink(None)
+        server = make(sink, max_output_bytes=1 << 20)
+        (client, wire), (other, other_wire) = attach(server), attach(server)
+        for one in (client, other):
+            one.data_received(request(b"GET", b"k") * 10)
+        sink.release(1, 10, lambda _: bytes(1 << 20))
+        assert not wire.closing
+        for _ in range(2):
+            sink.release(2, 1, lambda _: bytes(1 << 20))
+        assert other_wire.closing
+        await asyncio.sleep(0)
+        assert [sum(map(len, end.writes)) >> 20 for end in (wire, other_wire)] == [10, 0]
+        assert server.slow_clients == 1
+
+    asyncio.run(main())
+
+
 def test_an_error_is_not_taken_for_a_reply() -> None:
     """A client who is disconnected while requests of his are unanswered is told nothing: an error would pass for the reply to a request
     that may well happen. Replies that were given leave first."""
