@@ -115,6 +115,7 @@ class Node:
         self._stopping = False
         self._work_due = False
         self._ticks = 0
+        self._ticked_ms = monotonic_ms()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="raftkv-work")
 
     # The beginning.
@@ -164,7 +165,12 @@ class Node:
         if stored.suspect is not None:
             self._events.warning("suspect", up_to=stored.suspect, last=stored.last.index)
         tuning = settings.tuning
-        config = Config(election_ticks=tuning.election_ticks, heartbeat_ticks=tuning.heartbeat_ticks, max_page_bytes=1 << 20)
+        config = Config(
+            election_ticks=tuning.election_ticks,
+            heartbeat_ticks=tuning.heartbeat_ticks,
+            lease_ticks=max(1, tuning.election_ticks * 4 // 5),
+            max_page_bytes=1 << 20,
+        )
         raft = Raft(config, stored, random.Random(secrets.randbits(64)))
         self._reporter = Reporter(settings, identity, self._wal)
         self._log = LogThread(self._wal, self._log_persisted, self._log_failed, self._log_full)
@@ -274,26 +280,26 @@ class Node:
         if settings.admin is not None:
             await self._admin.listen(settings.admin)
         self._events.info("node_listening", client=str(settings.client), peer=str(settings.peer))
+        self._ticked_ms = monotonic_ms()
         gc.freeze()
         self.wake()
 
     # Running.
 
     async def _tick(self) -> None:
-        """Give the core as many ticks as time has passed, also after a pause: a leader that slept must know it."""
-        tuning = self._settings.tuning
-        last = monotonic_ms()
-        most = 2 * tuning.election_ticks
         while True:
-            await asyncio.sleep(tuning.tick_ms / 1000)
-            now = monotonic_ms()
-            due = (now - last) // tuning.tick_ms
-            last += due * tuning.tick_ms
-            self._guarded(self._pass_time, min(due, most), now)
+            await asyncio.sleep(self._settings.tuning.tick_ms / 1000)
+            self._guarded(self._pass_time, monotonic_ms())
 
-    def _pass_time(self, ticks: int, now_ms: int) -> None:
+    def _pass_time(self, now_ms: int) -> None:
+        """Give the core as many ticks as time has passed, also after a pause: a leader that slept must know it before it answers."""
+        tuning = self._settings.tuning
+        ticks = (now_ms - self._ticked_ms) // tuning.tick_ms
+        if ticks < 1:
+            return
+        self._ticked_ms += ticks * tuning.tick_ms
         self._ticks += ticks
-        for _ in range(ticks):
+        for _ in range(min(ticks, 2 * tuning.election_ticks)):
             self._replica.tick()
         if self._ticks >= self._settings.tuning.heartbeat_ticks:
             self._ticks = 0
@@ -307,6 +313,7 @@ class Node:
 
     def _advance(self) -> None:
         now_ms = monotonic_ms()
+        self._pass_time(now_ms)
         self._replica.pump(now_ms)
         self._router.flush(now_ms)
         if self._replica.raft.has_ready():
