@@ -27,7 +27,7 @@ from raftkv.kv.replies import Failure, Reply, Simple
 ARGUMENT_OVERHEAD_BYTES = 48
 """What an argument is counted as beyond its own bytes, when the size of a request is bounded."""
 
-_SHORT = 1024
+_SHORT = 4096 + 1
 _FEW = 10
 _WINDOW = 32 * 1024
 # The lines that begin an argument of each short length, and a request of few arguments. Looking a line up proves it well-formed.
@@ -57,7 +57,7 @@ class RequestLimits(Struct, frozen=True, kw_only=True):
     authenticated: bool = True
 
     def __post_init__(self) -> None:
-        least = {"max_arguments": _FEW, "max_bulk_bytes": _SHORT, "max_request_bytes": 16 * 1024, "max_line_bytes": _SHORT}
+        least = {"max_arguments": _FEW, "max_bulk_bytes": _SHORT, "max_request_bytes": 48 * 1024, "max_line_bytes": 1024}
         for name, minimum in least.items():
             value = getattr(self, name)
             if value < minimum:

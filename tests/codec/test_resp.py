@@ -25,7 +25,7 @@ from tests.codec.cutting import cut, every_byte
 
 Outcome = tuple[list[list[bytes]], Failure | None]
 
-arguments = st.one_of(st.binary(max_size=12), st.sampled_from([b"\r\n", b"$3\r\n", b"x" * 1023, b"x" * 1024, b"x" * 5000]))
+arguments = st.one_of(st.binary(max_size=12), st.sampled_from([b"\r\n", b"$3\r\n", b"x" * 4096, b"x" * 4097]))
 requests = st.lists(st.lists(arguments, min_size=1, max_size=14), max_size=8)
 
 
@@ -285,8 +285,8 @@ def test_a_long_line_in_small_pieces_takes_linear_work() -> None:
     ("limits", "data", "text"),
     [
         (RequestLimits(max_arguments=20), b"*21\r\n", "invalid multibulk length"),
-        (RequestLimits(max_bulk_bytes=2000), b"*1\r\n$2001\r\n", "invalid bulk length"),
-        (RequestLimits(max_request_bytes=20000), b"*3\r\n$10000\r\n%b\r\n$10000\r\n" % bytes(10000), "too big request"),
+        (RequestLimits(max_bulk_bytes=5000), b"*1\r\n$5001\r\n", "invalid bulk length"),
+        (RequestLimits(max_request_bytes=50000), b"*3\r\n$30000\r\n%b\r\n$30000\r\n" % bytes(30000), "too big request"),
         (RequestLimits(max_line_bytes=2000), b"a" * 2001, "too big inline request"),
         (BEFORE_AUTHENTICATION, b"*11\r\n", "unauthenticated multibulk length"),
         (BEFORE_AUTHENTICATION, b"*1\r\n$16385\r\n", "unauthenticated bulk length"),
@@ -309,7 +309,7 @@ def test_limits_may_grow() -> None:
 
 def test_limits_below_the_smallest_request_are_refused() -> None:
     """A setting that would refuse every client is named."""
-    with pytest.raises(InvalidSettings, match="max_bulk_bytes is 10; it must be at least 1024"):
+    with pytest.raises(InvalidSettings, match="max_bulk_bytes is 10; it must be at least 4097"):
         RequestLimits(max_bulk_bytes=10)
 
 
