@@ -119,7 +119,7 @@ class Proposals:
             return f"the group has {size} bytes and an entry holds at most {self._settings.max_entry_bytes}"
         if self.unavailable is not None:
             return self.unavailable
-        if self._waiting_bytes + size > self._settings.max_forwarded_bytes:
+        if self._waiting_bytes and self._waiting_bytes + size > self._settings.max_forwarded_bytes:  # one is taken, however large
             return "too much waits at the leader"
         return None
 
@@ -173,6 +173,8 @@ class Proposals:
             else:
                 foreign.append(taken)
                 groups.append(taken[1])
+        if not groups:  # the window of this node's writes is full, or nobody waits for what was queued any more
+            return Outcome.DONE
         outcome = self._hand_over(groups, now_ms)
         if outcome is Outcome.DONE:
             for sealed in own:

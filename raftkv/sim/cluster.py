@@ -126,7 +126,7 @@ class Cluster:
         asked = False
         while self.schedule.now_us - begin_us < CALM_MS * 1_000:
             self.schedule.run_until(self.schedule.now_us + 50_000)
-            if self.schedule.now_us - begin_us > 300_000:
+            if self.schedule.now_us - begin_us > 100_000:
                 self.workload.stop()
             if not self._troubles():
                 if asked:

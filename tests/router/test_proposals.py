@@ -136,9 +136,31 @@ def test_a_first_group_that_is_refused_keeps_those_after_it_out() -> None:
     stand.replica.slow_disk = True
     stand.lead()
     stand.do("INCR a")
+    stand.receive("n3", ForwardWrites(group(1, "INCR b", session=b"\x33" * 16)))
     stand.receive("n2", ForwardWrites(group(7, "SET b " + "x" * 500)))
     stand.receive("n2", ForwardWrites(group(8, "INCR b")))
     assert [value.first for _, value in stand.take_sent() if isinstance(value, WritesRefused)] == [7, 8]
+
+
+def test_a_group_beyond_the_bound_is_taken_when_nothing_else_waits() -> None:
+    """A bound that is smaller than a group delays it and does not refuse it for ever."""
+    stand = Stand(max_forwarded_bytes=100)
+    stand.replica.slow_disk = True
+    stand.lead()
+    stand.do("INCR a")
+    stand.receive("n2", ForwardWrites(group(1, "SET b " + "x" * 500)))
+    assert stand.take_sent() == []
+
+
+def test_a_full_window_proposes_nothing() -> None:
+    """While all groups that may be in flight are, what waits behind them makes no empty entries, however often the loop turns."""
+    stand = Stand(window_groups=2)
+    stand.lead()
+    for _ in range(3):
+        stand.do("INCR a")
+    for _ in range(5):
+        stand.flush()
+    assert len(stand.replica.log) == 2
 
 
 def test_what_the_machine_knows_of_a_session_opens_the_way_again() -> None:

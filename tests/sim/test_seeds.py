@@ -17,7 +17,7 @@ from tests.sim.test_planted import _EagerNode
 
 ROOT = Path(__file__).resolve().parents[2]
 PAST = [int(line.split()[0]) for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines() if line[:1].isdigit()]
-SHORT_MS = 1_200
+SHORT_MS = 600
 
 
 @pytest.mark.parametrize("seed", range(1, 41))
