@@ -236,7 +236,7 @@ class KvMachine:
         self._check_index(index)
         try:
             batch = decode_batch(payload)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvariantBroken(f"entry {index} is committed and is not a batch: {error}") from error
         if batch.format != FORMAT_VERSION:
             raise UnknownFormat(f"upgrade raftkv: entry {index} has format {batch.format}, this raftkv knows {FORMAT_VERSION}")
