@@ -96,13 +96,12 @@ def test_without_a_quorum_requests_are_refused_in_time(cluster: Cluster) -> None
     followers = cluster.followers()
     cluster.kill(*followers)
     codes = set()
-    for _ in range(3):
-        for command in (("SET", "k", "after"), ("GET", "k")):
-            began = time.monotonic()
-            with cluster.connect(leader) as connection, pytest.raises(ErrorReply) as caught:
-                connection.call(*command)
-            assert time.monotonic() - began < REFUSAL_SECONDS
-            codes.add(caught.value.code)
+    for _ in range(2):
+        began = time.monotonic()
+        with cluster.connect(leader) as connection:
+            answers = connection.pipeline([("SET", "k", "after"), ("GET", "k")])
+        assert time.monotonic() - began < REFUSAL_SECONDS
+        codes |= {answer.code if isinstance(answer, ErrorReply) else answer for answer in answers}
     assert "CLUSTERDOWN" in codes
     assert codes <= {"CLUSTERDOWN", "UNCERTAIN"}
     assert cluster.read_locally(leader, "k") == b"before"
