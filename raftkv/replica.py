@@ -294,7 +294,10 @@ class Replica:
             case Fence():
                 self._fence(f"the state here differs from the majority's at index {value.index}: {value.reason}")
             case SnapshotOffer():
-                self._receiver.offered(sender, value)
+                if self._staged is None and self._installing is None:
+                    self._receiver.offered(sender, value)
+                else:  # to stage another would remove the one that waits
+                    self._shell.send(sender, SnapshotDone(value.id, False, "another snapshot is being installed"))
             case SnapshotChunk():
                 self._receiver.chunk(sender, value)
             case SnapshotWant():

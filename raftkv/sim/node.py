@@ -162,6 +162,7 @@ class SimNode:
         self._state: StateDirectory | None = None
         self._work_due = False
         self._ticked_ms = 0
+        self._ticks = 0
 
     # Time.
 
@@ -191,7 +192,10 @@ class SimNode:
             return
         if self.paused:
             self._deferred.append(action)
-            return
+        else:
+            self._perform(action)
+
+    def _perform(self, action: Callable[[], None]) -> None:
         life = self._life
         self.world.running = self.name
         try:
@@ -364,19 +368,23 @@ class SimNode:
             self.world.trace.note(self.name, "paused")
 
     def resume(self) -> None:
-        """The pause is over: what came meanwhile is dealt with, the passing of time before or after it."""
+        """The pause is over: what came meanwhile is dealt with, in its order and with turns of the loop in between."""
         if not self.alive or not self.paused:
             return
-        self.paused = False
-        self.world.trace.note(self.name, "resumed", len(self._deferred))
-        deferred, self._deferred = self._deferred, []
         life = self._life
-        if self._rng.random() < 0.5:
-            self.run(self._pass_time)
-        for action in deferred:
+        count = self._rng.randint(1, 12)
+        now, self._deferred = self._deferred[:count], self._deferred[count:]
+        for action in now:
+            self._perform(action)
             if self._life != life:
                 return
-            self.run(action)
+        if self._deferred:
+            self._perform(self._work)
+            self.world.schedule.after(self._rng.randint(0, 100), self.resume)
+        else:
+            self.paused = False
+            self.world.trace.note(self.name, "resumed")
+            self._perform(self.wake)
 
     # Running, as in `server.node`.
 
@@ -388,12 +396,17 @@ class SimNode:
         tick_ms = self.world.tuning.replica.tick_ms
         now_ms = self.now_ms
         due = (now_ms - self._ticked_ms) // tick_ms
+        if due < 1:
+            return
         self._ticked_ms += due * tick_ms
-        self.clock.observe(self.name, self.wall_ms, now_ms)
+        self._ticks += due
         for _ in range(min(due, 2 * self.world.tuning.config.election_ticks)):
             self.replica.tick()
-        self.router.tick(now_ms)
-        self.wake()
+        if self._ticks >= self.world.tuning.replica.heartbeat_ticks:
+            self._ticks = 0
+            self.clock.observe(self.name, self.wall_ms, now_ms)
+            self.router.tick(now_ms)
+            self.wake()
 
     def wake(self) -> None:
         """Let the node work at the end of this iteration of its loop."""
@@ -404,6 +417,7 @@ class SimNode:
     def _work(self) -> None:
         self._work_due = False
         now_ms = self.now_ms
+        self._pass_time()
         self.replica.pump(now_ms)
         self.router.flush(now_ms)
         if self.replica.raft.has_ready():

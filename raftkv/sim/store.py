@@ -125,10 +125,12 @@ class ModelStore(ModelView):
     def _save(self, batches: int) -> None:
         if not batches:
             return
+        flushed = dict(self._flushed)
         for writes, clear in self._unflushed[:batches]:
-            _apply(self._flushed, None, writes, clear)
+            _apply(flushed, None, writes, clear)
+        _store(self._disk, f"{self._path}/{ROWS_FILE}", flushed)
+        self._flushed = flushed  # only now: what a full disk refused has to be flushed another time
         del self._unflushed[:batches]
-        _store(self._disk, f"{self._path}/{ROWS_FILE}", self._flushed)
 
 
 class ModelEngine:
