@@ -116,9 +116,8 @@ class Cluster:
         """The name of the leader, once a node that runs leads and takes writes."""
 
         def probe() -> str | None:
-            status = self.status()
-            leader = None if status is None else status.leader
-            return leader if leader in self.running() and leader != but_not else None
+            told = [status.leader for status in map(self.status, self.running()) if status is not None]
+            return next((leader for leader in told if leader in self.running() and leader != but_not), None)
 
         leader = self.wait("a leader" + (f" other than {but_not}" if but_not else ""), probe)
         self.wait(f"{leader} to take writes", lambda: self._takes_writes(leader))
