@@ -136,7 +136,8 @@ class SnapshotSender:
             self._release()
         self._budget = min(self._budget + self._bytes_per_second * elapsed_ms // 1000, self._bytes_per_second // 10)
         for peer, transfer in sorted(self._outgoing.items()):
-            transfer.quiet_ms += elapsed_ms
+            if transfer.checkpoint is not None:  # one of a large state takes its time to make
+                transfer.quiet_ms += elapsed_ms
             if transfer.quiet_ms > GIVE_UP_MS:
                 self._events.warning("snapshot_abandoned", to=peer)
                 self._end(peer, False)
@@ -249,6 +250,8 @@ class SnapshotReceiver:
         """The leader offers a snapshot."""
         current = self._incoming
         if current is not None and (current.offer.id == offer.id and current.sender == sender):
+            if current.offer.files == offer.files:
+                current.offer = offer  # a leader that was elected again offers in its new term, and the core takes nothing of an old one
             return
         if current is not None and (current.finishing or current.writing):
             return  # offered again by the leader when this one has failed or is not enough

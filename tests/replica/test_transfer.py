@@ -195,3 +195,38 @@ def test_a_leader_that_steps_down_ends_its_transfers() -> None:
     pair.start()
     pair.deliver()
     assert len(pair.received) == 1
+
+
+def test_an_offer_made_again_in_a_newer_term_is_the_one_that_counts() -> None:
+    """A leader that was elected again meanwhile offers the same checkpoint: what is handed to the core is of its new term."""
+    pair = Pair()
+    pair.start()
+    pair.deliver(4)
+    pair.frames.clear()  # so the receiver does not hear that the transfer has ended
+    pair.sender.stop_all()
+    pair.sender.start(InstallSnapshot("n1", "n2", 3, 7, SnapshotMeta(0, 0, Configuration())))
+    for _ in range(3):
+        pair.deliver()
+        pair.receiver.tick(ASK_AGAIN_MS)
+    pair.deliver()
+    assert [message.term for message, _ in pair.received] == [3]
+
+
+def test_a_checkpoint_may_take_long_to_make() -> None:
+    """No peer is given up for being silent before anything was offered to it."""
+    pair = Pair()
+    work: list[Callable[[], None]] = []
+    sender = SnapshotSender(
+        pair.states[0],
+        lambda make, done: work.append(lambda: _now(make, done)),
+        pair._sends("n2"),
+        lambda peer, ok: pair.finished.append((peer, ok)),
+        RATE,
+    )
+    sender.start(InstallSnapshot("n1", "n2", 1, 7, SnapshotMeta(0, 0, Configuration())))
+    sender.tick(GIVE_UP_MS + 1)
+    assert pair.finished == []
+    work.pop()()
+    assert isinstance(pair.sent[-1], SnapshotOffer)
+    sender.tick(GIVE_UP_MS + 1)
+    assert pair.finished == [("n2", False)]
