@@ -165,6 +165,7 @@ class Replica:
         self._flushed_size = 0
         self._store_failed = False
         self._reopening = False
+        self._install_waits: Callable[[], None] | None = None
         self._log_full = False
         self._low_space = False
         self._was_suspect = raft.suspect is not None
@@ -462,6 +463,10 @@ class Replica:
 
         def done(result: KvMachine | BaseException) -> None:
             self._reopening = False
+            install, self._install_waits = self._install_waits, None
+            if install is not None:
+                install()  # whatever came of the old state, a snapshot takes its place
+                return
             if isinstance(result, DiskFull | Busy):
                 return
             if isinstance(result, BaseException):
@@ -514,7 +519,13 @@ class Replica:
             self._installed = True
             self._shell.wake()
 
-        self._shell.background(lambda: self._make_machine(self._state.install(staged)), installed)
+        def install() -> None:
+            self._shell.background(lambda: self._make_machine(self._state.install(staged)), installed)
+
+        if self._reopening:
+            self._install_waits = install  # it would close the store in which the log is being replayed
+        else:
+            install()
 
     def _resume(self, now_ms: int) -> None:
         ready, self._installing = self._installing, None
@@ -565,7 +576,9 @@ class Replica:
     # Health and divergence.
 
     def _exchange_health(self) -> None:
-        digests = tuple(self.machine.digest_ring.report(DIGESTS_TOLD))
+        # A state that is being replaced tells no digests, also when the core has taken the snapshot: they would have it fenced again.
+        told = self.ready_to_serve and self._staged is None
+        digests = tuple(self.machine.digest_ring.report(DIGESTS_TOLD)) if told else ()
         health = self._health(digests)
         for peer in self.raft.view.nodes:
             if peer != self.node:
