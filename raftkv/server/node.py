@@ -321,8 +321,8 @@ class Node:
             self._router.flush(now_ms)
 
     def _guarded(self, act: Callable[..., None], *arguments: object) -> None:
-        """Run `act`; whatever it raises stops the node."""
-        if self._failure is not None:
+        """Run `act`; whatever it raises stops the node. Nothing is run in a node that has failed, or whose log is being closed."""
+        if self._failure is not None or self._stopping:
             return
         try:
             act(*arguments)
@@ -432,13 +432,17 @@ class Node:
         return Check(True)
 
     def transfer_here(self, to: NodeId | None) -> None:
-        """Hand over the leadership, which this node must have. Without `to`, to the peer that is most up to date."""
+        """Hand over the leadership, which this node must have. Without `to`, to the connected peer that is most up to date."""
         raft = self._replica.raft
         if to is None:
-            candidates = [(view.match, peer) for peer, view in raft.progress().items() if peer in raft.view.voting and view.counts]
+            candidates = [
+                (self._network.connected(peer) is not None, view.match, peer)  # one that is gone may have as much of the log
+                for peer, view in raft.progress().items()
+                if peer in raft.view.voting and view.counts
+            ]
             if not candidates:
                 raise InvalidRequest("there is no other voter to hand the leadership to")
-            to = max(candidates)[1]
+            to = max(candidates)[2]
         raft.transfer_leadership(to)
         self._events.info("leadership_transfer", to=to)
         self.wake()
@@ -468,6 +472,7 @@ class Node:
             part = getattr(self, name, None)
             if part is not None:
                 await part.close()
+        self._stopping = True
         log = getattr(self, "_log", None)
         if log is not None:
             closed = await asyncio.to_thread(log.close, DRAIN_SECONDS)
@@ -476,7 +481,10 @@ class Node:
         self._pool.shutdown(wait=False, cancel_futures=True)
         state = getattr(self, "_state", None)
         if state is not None and self._failure is None:
-            await asyncio.to_thread(state.store.flush)
+            try:
+                await asyncio.to_thread(state.store.flush)
+            except StorageError as error:  # what the state has not on disk, the log has
+                self._events.warning("flush_failed", reason=str(error))
             state.close()
 
 
