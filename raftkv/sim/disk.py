@@ -358,11 +358,23 @@ class SimDisk:
 
         def keep() -> None:
             if not self.lying:
-                for naming in [naming for naming in self._naming if naming.touches(directory)]:
-                    naming.keep()
-                    self._naming.remove(naming)
+                self._keep_names(directory)
 
         self.operate("sync_directory", path, 0, keep)
+
+    def _keep_names(self, directory: _Directory) -> None:
+        """Make the pending changes of names in `directory` durable, and earlier ones of the same names elsewhere: a rename out of it
+        must not be undone by what was done to its target before."""
+        kept: list[_Naming] = []
+        names: set[tuple[int, str]] = set()
+        for naming in reversed(self._naming):
+            own = {(id(changed), name) for changed, name, _ in naming.assignments}
+            if naming.touches(directory) or own & names:
+                kept.append(naming)
+                names |= own
+        for naming in reversed(kept):
+            naming.keep()
+            self._naming.remove(naming)
 
     def lock(self, path: str) -> SimLock:
         self._observe()
