@@ -177,7 +177,8 @@ def test_a_joint_decision_needs_both_majorities(acknowledged: tuple[str, ...], c
     before = n1.raft.committed
     (entry,) = network.propose("n1", b"x")
     for name in acknowledged:
-        n1.does(lambda raft, name=name: raft.step(AppendResponse(name, "n1", raft.term, 100 + int(name[1]), entry.index)))  # type: ignore[misc]
+        n1.raft.step(AppendResponse(name, "n1", n1.raft.term, 100 + int(name[1]), entry.index))
+        n1.settle()
     assert n1.raft.committed == before + committed
 
 
