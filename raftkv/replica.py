@@ -50,6 +50,12 @@ READIES_PER_PUMP = 16
 """How many Readies one `pump` handles before it lets the event loop breathe."""
 
 DIGESTS_TOLD = 16
+SLOW_READS = 32
+"""Long reads at a time; each holds a view of the state."""
+
+FLUSH_PAUSE_TICKS = 250
+"""How long nothing is flushed after a flush found no space."""
+
 REPLAY_BYTES = 1 << 20
 
 
@@ -61,6 +67,9 @@ class Shell(Protocol):
 
     def background(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
         """Run `work` off the event loop, and `done` with its result or error on it."""
+
+    def background_read(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
+        """The same for long reads, which must not keep anything else waiting."""
 
     def wake(self) -> None:
         """Call `Replica.pump` soon."""
@@ -162,6 +171,8 @@ class Replica:
         self._installed = False
         self._staged: Staging | None = None
         self._compacting = False
+        self._slow_reads = 0
+        self._flush_not_before = 0
         self._flushed_size = 0
         self._store_failed = False
         self._reopening = False
@@ -205,7 +216,8 @@ class Replica:
     @property
     def ready_to_serve(self) -> bool:
         """False while the state is being rebuilt: no read may be served from it."""
-        return self.raft.fenced is None and self._installing is None and not self._reopening
+        rebuilding = self.raft.fenced is not None or self.raft.snapshot_pending or self._installing is not None
+        return not rebuilding and not self._reopening
 
     @property
     def applied_index(self) -> Index:
@@ -253,11 +265,16 @@ class Replica:
 
     def run_slow(self, command: Command, done: Callable[[Reply], None]) -> None:
         """Execute a long read on a consistent view, off the event loop."""
+        if self._slow_reads >= SLOW_READS:
+            done(Failure("OVERLOADED", f"{SLOW_READS} long reads are under way on this node; wait and try again"))
+            return
+        self._slow_reads += 1
         machine = self.machine
         view = machine.view()
 
         def finish(result: Reply | BaseException) -> None:
             view.close()
+            self._slow_reads -= 1
             if isinstance(result, BaseException) and not self._is_live(machine):
                 done(Failure("CLUSTERDOWN", "this node has replaced its state meanwhile; ask again"))
             elif isinstance(result, BaseException):
@@ -265,7 +282,7 @@ class Replica:
             else:
                 done(result)
 
-        self._shell.background(lambda: view.read(command), finish)
+        self._shell.background_read(lambda: view.read(command), finish)
 
     def _is_live(self, machine: KvMachine) -> bool:
         """Whether `machine` is the state machine, and is not being replaced: otherwise its store may be closed under it."""
@@ -292,13 +309,15 @@ class Replica:
             case Health():
                 self._divergence.heard(sender, value.digests, value.fenced is not None)
                 self._heard(sender, value)
-            case Fence():
+            case Fence() if sender == self.raft.leader:
                 self._fence(f"the state here differs from the majority's at index {value.index}: {value.reason}")
             case SnapshotOffer():
                 if self._staged is None and self._installing is None:
                     self._receiver.offered(sender, value)
                 else:  # to stage another would remove the one that waits
                     self._shell.send(sender, SnapshotDone(value.id, False, "another snapshot is being installed"))
+            case Fence():
+                self.raft.dropped["fence of no leader"] += 1
             case SnapshotChunk():
                 self._receiver.chunk(sender, value)
             case SnapshotWant():
@@ -433,6 +452,7 @@ class Replica:
         except DiskFull as error:
             self._store_failed = True
             self.events.error("store_disk_full", reason=str(error), applied=self.machine.applied_index)
+            self.raft.step_down()  # another node's state may still have space, and reads wait for what is applied
         self.raft.applied(self.machine.applied_index)
 
     # A full disk.
@@ -545,7 +565,8 @@ class Replica:
         size = self._log.size_bytes
         compact = size > self._settings.compact_bytes or entries > self._settings.compact_entries
         flush = abs(size - self._flushed_size) > self._settings.compact_bytes // 4
-        if not (compact or flush) or entries < 2 or self._compacting or not self.ready_to_serve or self._store_failed:
+        impossible = entries < 2 or self._compacting or not self.ready_to_serve or self._store_failed
+        if impossible or not (compact or flush) or self._ticks < self._flush_not_before:
             return
         self._compacting = True
         machine = self.machine
@@ -556,6 +577,7 @@ class Replica:
             if not self._is_live(machine):
                 return
             if isinstance(result, DiskFull | Busy):
+                self._flush_not_before = self._ticks + FLUSH_PAUSE_TICKS
                 self.events.warning("flush_failed", reason=str(result))
                 return
             if isinstance(result, BaseException):

@@ -159,6 +159,11 @@ class Raft:
         return self._fenced
 
     @property
+    def snapshot_pending(self) -> bool:
+        """Whether the next Ready puts a snapshot in the place of the state."""
+        return self._snapshot is not None
+
+    @property
     def durable_term(self) -> Term:
         """The newest term that is on disk: only that may be shown to others."""
         return self._durable_term

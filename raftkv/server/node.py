@@ -62,9 +62,11 @@ DRAIN_SECONDS = 5.0
 """How long a polite stop waits for what is in flight and for the leadership to be taken over."""
 
 WORKERS = 4
+READ_WORKERS = 2
 SWITCH_SECONDS = 0.0002
 RESERVE_BYTES = 48 << 20
-"""Free space below which a leader refuses writes: enough for the next segment of the log and what the state has in memory."""
+"""Free space below which a leader refuses writes: enough for what the state has in memory; the log takes the space of its next segment
+ahead."""
 
 SEGMENT_BYTES = 32 << 20
 _FOR_ROUTER = (ForwardWrites, WritesRefused, ForwardReads, ReadAnswers, ReadsRefused)
@@ -117,6 +119,7 @@ class Node:
         self._ticks = 0
         self._ticked_ms = monotonic_ms()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="raftkv-work")
+        self._read_pool = ThreadPoolExecutor(READ_WORKERS, thread_name_prefix="raftkv-read")
 
     # The beginning.
 
@@ -367,7 +370,15 @@ class Node:
 
     def background(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
         """Run `work` in the pool and `done` on the loop."""
+        self._run_in(self._pool, work, done)
 
+    def background_read(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
+        """The same in a pool of its own: a long scan keeps nobody waiting but other long scans."""
+        self._run_in(self._read_pool, work, done)
+
+    def _run_in(
+        self, pool: ThreadPoolExecutor, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]
+    ) -> None:
         def run_work() -> None:
             try:
                 result: _Result | BaseException = work()
@@ -380,7 +391,7 @@ class Node:
             self._guarded(done, result)
             self.wake()
 
-        self._pool.submit(run_work)
+        pool.submit(run_work)
 
     # What happens.
 
@@ -429,14 +440,14 @@ class Node:
             return Check(False, f"the state is being rebuilt: {raft.fenced}")
         if raft.leader is None:
             return Check(False, "no leader is known")
-        return Check(True)
+        return Check(self._replica.ready_to_serve, "ok" if self._replica.ready_to_serve else "the state is being replaced")
 
     def transfer_here(self, to: NodeId | None) -> None:
         """Hand over the leadership, which this node must have. Without `to`, to the connected peer that is most up to date."""
         raft = self._replica.raft
         if to is None:
             candidates = [
-                (self._network.connected(peer) is not None, view.match, peer)  # one that is gone may have as much of the log
+                (self._reporter.could_lead(peer), view.match, peer)  # one that is gone or fenced may have as much of the log
                 for peer, view in raft.progress().items()
                 if peer in raft.view.voting and view.counts
             ]
@@ -479,6 +490,7 @@ class Node:
             if not closed:
                 self._events.error("disk_hangs", reason="the log could not be closed")
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._read_pool.shutdown(wait=False, cancel_futures=True)
         state = getattr(self, "_state", None)
         if state is not None and self._failure is None:
             try:

@@ -83,6 +83,11 @@ class Reporter:
         """Another node told its health."""
         self._heard[node] = health
 
+    def could_lead(self, node: NodeId) -> bool:
+        """Whether `node` is connected, and has not told that its state is being rebuilt."""
+        health = self._heard.get(node)
+        return self._network.connected(node) is not None and (health is None or health.fenced is None)
+
     def health(self, digests: tuple[Pair, ...]) -> Health:
         """What this node tells the others."""
         replica, raft = self._replica, self._replica.raft
@@ -172,7 +177,11 @@ class Reporter:
         progress = self._replica.raft.progress().get(peer)
         offset = progress.match if progress is not None else health.last if health is not None else 0
         return PeerFacts(
-            node=peer, client_host=host.strip("[]"), client_port=int(port or 0), connected=hello is not None, offset=offset
+            node=peer,
+            client_host=host.strip("[]"),
+            client_port=int(port) if port.isdecimal() else 0,
+            connected=hello is not None,
+            offset=offset,
         )
 
     def metrics(self, counts: Counts) -> bytes:

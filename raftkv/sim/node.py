@@ -424,6 +424,10 @@ class SimNode:
             self.replica.pump(now_ms)
             self.router.flush(now_ms)
 
+    def background_read(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
+        """As `background`; nothing waits for anything else here."""
+        self.background(work, done)
+
     def background(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
         """Run `work` a little later, and tell its result later still; several run at the same time, and end in any order."""
 
