@@ -223,14 +223,15 @@ class Storm:
             del disk.entries[-gone:]
             disk.commit = min(disk.commit, disk.last.index)
 
-    def wipe(self, choice: int, number: int) -> None:
-        """A node loses its directory."""
+    def wipe(self, choice: int, _: int) -> None:
+        """A node loses its directory; a new one never has an incarnation that was there before."""
         node, network = self.node(choice), self.network
         if not self.may_impair(node):
             return
         self.wiped.add(node.name)
         node.crash()
-        network.add(node.name, 1000 + number, EntryId(0, 0), fraction=0.5)
+        self.count += 1
+        network.add(node.name, 1000 + self.count, EntryId(0, 0), fraction=0.5)
 
     def lose_state(self, choice: int, _: int) -> None:
         """A node loses its state store, not its log."""
