@@ -63,7 +63,6 @@ DRAIN_SECONDS = 5.0
 
 WORKERS = 4
 READ_WORKERS = 2
-SWITCH_SECONDS = 0.0002
 RESERVE_BYTES = 48 << 20
 """Free space below which a leader refuses writes: enough for what the state has in memory; the log takes the space of its next segment
 ahead."""
@@ -91,9 +90,6 @@ def run(settings: NodeSettings) -> int:
         The exit code: 0 after SIGTERM or SIGINT, 1 when the node could not start or had to stop.
     """
     configure_logging(settings)
-    # The log's thread and the event loop hand over to each other several times for every write; by default each may keep the other
-    # waiting for 5 ms.
-    sys.setswitchinterval(SWITCH_SECONDS)
     events = structlog.get_logger("raftkv").bind(node=settings.name)
     try:
         if sys.platform == "win32":
