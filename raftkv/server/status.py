@@ -60,7 +60,6 @@ class Reporter:
     Args:
         settings: the node's settings.
         identity: who it is.
-        replica: its replica.
         wal: its log.
     """
 
