@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from raftkv.errors import InvalidSettings
-from raftkv.kv.replies import Failure, Reply, Simple
+from raftkv.kv.replies import OK, Failure, Reply, Simple
 
 ARGUMENT_OVERHEAD_BYTES = 48
 """What an argument is counted as beyond its own bytes, when the size of a request is bounded."""
@@ -30,6 +30,7 @@ ARGUMENT_OVERHEAD_BYTES = 48
 _SHORT = 4096 + 1
 _FEW = 10
 _WINDOW = 32 * 1024
+_SMALL = 1024
 # The lines that begin an argument of each short length, and a request of few arguments. Looking a line up proves it well-formed.
 _BULK_LINES = [b"$%d" % length for length in range(_SHORT)]
 _LENGTHS = {b"$%d\r" % length: length for length in range(_SHORT)}
@@ -82,7 +83,8 @@ def _integer(text: bytes) -> int | None:
 class RequestParser:
     """Requests from bytes.
 
-    `limits` may be replaced at any time and holds for what is parsed afterwards. `problem` is the error to answer when the bytes
+    `limits` may be replaced at any time and holds for what is parsed afterwards. `backlog` says whether the last `feed` stopped at
+    `most`, so that more requests may be found without more bytes. `problem` is the error to answer when the bytes
     stopped being the protocol; from then on nothing more is parsed and the connection has to be closed (after the replies to the
     requests before it).
     """
@@ -90,10 +92,10 @@ class RequestParser:
     def __init__(self, limits: RequestLimits) -> None:
         self.limits = limits
         self.problem: Failure | None = None
+        self.backlog = False
         self._pending = bytearray()
         self._need = 0  # bytes of `_pending` below which no progress is possible
         self._scanned = -1  # when a line is awaited: bytes of `_pending` known to hold no line feed; else -1
-        self._backlog = False
         self._empty = 0  # requests without arguments in this `feed`
         # The request being read: its arguments so far, how many are missing, its size, and the length of the next, if known.
         self._arguments: list[bytes] = []
@@ -102,13 +104,10 @@ class RequestParser:
         self._length = -1
 
     @property
-    def backlog(self) -> bool:
-        """Whether the last `feed` stopped at `most`, so that more requests may be found without more bytes."""
-        return self._backlog
-
-    @property
     def pending_bytes(self) -> int:
         """About how many bytes are kept of what was fed and not yet returned as requests."""
+        if not self._pending and not self._size:
+            return 0
         awaited = self._length + ARGUMENT_OVERHEAD_BYTES if self._length >= 0 else 0
         return len(self._pending) + self._size - awaited
 
@@ -128,6 +127,12 @@ class RequestParser:
             data = bytes(self._pending)
             self._pending = bytearray()
         requests: list[list[bytes]] = []
+        if len(data) <= _SMALL and most > _FEW and not self._missing:  # most likely one whole request and nothing else
+            pieces = data.split(b"\r\n")
+            if not pieces[-1] and _match(pieces, most, requests)[0] == len(pieces) - 1:
+                self.backlog = False
+                return requests
+            requests.clear()
         try:
             position = self._parse(data, most, requests)
         except _Bad as error:
@@ -135,7 +140,7 @@ class RequestParser:
             self._arguments = []
             self._size = 0
             self._length = -1
-            self._backlog = False
+            self.backlog = False
             return requests
         if position < len(data):
             self._pending = bytearray(data[position:] if position else data)
@@ -156,13 +161,13 @@ class RequestParser:
                 before = position
                 position = _parse_short(data, position, left, requests)
                 if position == len(data):
-                    self._backlog = False
+                    self.backlog = False
                     return position
                 stride = min(2 * stride, 64) if position == before else 1
                 left = most - len(requests) - self._empty
             position = self._parse_any(data, position, min(left, stride), requests)
             left = most - len(requests) - self._empty
-            if left <= 0 or not self._backlog:
+            if left <= 0 or not self.backlog:
                 return position
 
     def _progress_possible(self) -> bool:
@@ -176,15 +181,15 @@ class RequestParser:
         return len(self._pending) >= self._need
 
     def _parse_any(self, data: bytes, position: int, most: int, requests: list[list[bytes]]) -> int:
-        """The same from `position` on, for requests of any kind; `_backlog` says whether it stopped because of `most`."""
+        """The same from `position` on, for requests of any kind; `backlog` says whether it stopped because of `most`."""
         end = len(data)
         most += len(requests) + self._empty
-        self._backlog = False
+        self.backlog = False
         self._need = 0
         while position < end:
             if self._missing == 0:
                 if len(requests) + self._empty >= most:
-                    self._backlog = True
+                    self.backlog = True
                     return position
                 line_end = self._line_end(data, position)
                 if line_end < 0:
@@ -399,13 +404,15 @@ def encode_replies(replies: Iterable[Reply], protocol: int) -> bytes:
 
 def _append(parts: list[bytes], replies: Iterable[Reply], protocol: int) -> None:
     for reply in replies:
-        if isinstance(reply, bytes):
+        if reply is OK:
+            parts.append(b"+OK\r\n")
+        elif isinstance(reply, bytes):
             if len(reply) < _LONG:
                 parts.append(b"$%d\r\n%b\r\n" % (len(reply), reply))
             else:
                 parts += (b"$%d\r\n" % len(reply), reply, b"\r\n")
         elif isinstance(reply, Simple):
-            parts.append(b"+OK\r\n" if reply.text == "OK" else b"+%b\r\n" % _line(reply.text))
+            parts.append(b"+%b\r\n" % _line(reply.text))
         elif reply is None:
             parts.append(b"$-1\r\n" if protocol == 2 else b"_\r\n")
         elif type(reply) is int and -_INT64 <= reply < _INT64:

@@ -137,10 +137,23 @@ class Connection:
         """The note has been read."""
         self._is_changed = False
 
-    def expect(self, count: int) -> int:
-        """Take up `count` requests whose replies come later; the number of the first is returned."""
-        ticket = self._base + len(self._slots)
-        self._slots += [_PENDING] * count
+    def expect_writes(self, count: int) -> int:
+        """Take up `count` writes, whose replies come later; the number of the first is returned."""
+        self.writes_out += count
+        return self._expect(count)
+
+    def expect_reads(self, count: int) -> int:
+        """The same for reads."""
+        self.reads_out += count
+        return self._expect(count)
+
+    def _expect(self, count: int) -> int:
+        slots = self._slots
+        ticket = self._base + len(slots)
+        if count == 1:
+            slots.append(_PENDING)
+        else:
+            slots += [_PENDING] * count
         return ticket
 
     def reply(self, reply: Reply) -> None:
@@ -167,20 +180,21 @@ class Connection:
     def deliverable(self) -> tuple[list[Reply], int]:
         """Take out the replies that may leave now, and say how many bytes their requests had."""
         slots = self._slots
-        if self.idle:
+        if self.writes_out or self.reads_out:
+            count = slots.index(_PENDING)
+            self._slots = slots[count:]
+            slots = slots[:count]
+        else:
             count = len(slots)
             self._slots = []
-        else:
-            count = slots.index(_PENDING)
-            if count:
-                self._slots = slots[count:]
-                slots = slots[:count]
-            else:
-                slots = []
         self._base += count
-        size = sum(self._sizes[:count])
-        del self._sizes[:count]
-        return slots, size
+        sizes = self._sizes
+        if count == len(sizes):
+            self._sizes = []
+        else:
+            sizes = sizes[:count]
+            del self._sizes[:count]
+        return slots, sum(sizes)
 
     def close(self) -> None:
         """The client is gone, or is being disconnected: nothing more is taken up or delivered."""

@@ -207,14 +207,14 @@ class Router:
             elif command.kind is _WRITE:
                 if not connection.may_write:
                     break
-                commands = self._run(requests, position, command)
+                commands = [command] if position + 1 == end else self._run(requests, position, command)
                 after = position + len(commands)
                 self._issue_writes(connection, commands, sizes[position:after], deadline_ms)
                 position = after
             else:
                 if not connection.may_read:
                     break
-                commands = [command] if command.slow else self._run(requests, position, command)
+                commands = [command] if position + 1 == end or command.slow else self._run(requests, position, command)
                 after = position + len(commands)
                 self._issue_reads(connection, commands, sum(sizes[position:after]), deadline_ms)
                 position = after
@@ -236,21 +236,18 @@ class Router:
 
     def _issue_writes(self, connection: Connection, commands: list[Command], sizes: list[int], deadline_ms: int) -> None:
         limit = self._settings.max_entry_bytes
-        if max(sizes) <= limit:
-            count = len(commands)
-            ticket = connection.expect(count)
-            connection.writes_out += count
-            self._writes.add(connection, ticket, commands, sizes, deadline_ms)
+        size = sum(sizes)
+        if size <= limit or max(sizes) <= limit:
+            self._writes.add(connection, connection.expect_writes(len(commands)), commands, sizes, size, deadline_ms)
             return
-        for command, size in zip(commands, sizes, strict=True):
-            if size <= limit:
-                self._issue_writes(connection, [command], [size], deadline_ms)
+        for command, one in zip(commands, sizes, strict=True):
+            if one <= limit:
+                self._issue_writes(connection, [command], [one], deadline_ms)
             else:
-                connection.reply(Failure("ERR", f"the command has {size} bytes; max_entry_bytes is {limit}"))
+                connection.reply(Failure("ERR", f"the command has {one} bytes; max_entry_bytes is {limit}"))
 
     def _issue_reads(self, connection: Connection, commands: list[Command], size: int, deadline_ms: int) -> None:
-        ticket = connection.expect(len(commands))
-        connection.reads_out += len(commands)
+        ticket = connection.expect_reads(len(commands))
         before = connection.last_reads
         reads = OwnReads(connection, ticket, commands, size, deadline_ms, None if before is None or before.over else before)
         connection.last_reads = reads
@@ -292,7 +289,8 @@ class Router:
             later = changed[taken_up:]
             for connection in changed:
                 connection.touched()
-                self._deliver(connection)
+                if not connection.closed:
+                    self._deliver(connection)
                 if connection.held_back:
                     connection.held_back = False
                     later.append(connection)
@@ -304,8 +302,6 @@ class Router:
                 return
 
     def _deliver(self, connection: Connection) -> None:
-        if connection.closed:
-            return
         replies, size = connection.deliverable()
         close = connection.closing
         if not replies and not close:

@@ -150,12 +150,14 @@ class OwnWrites:
 
     # Queueing.
 
-    def add(self, connection: Connection, ticket: int, commands: list[Command], sizes: list[int], deadline_ms: int) -> None:
-        """Queue consecutive writes of `connection`, the first of which is request `ticket`."""
+    def add(
+        self, connection: Connection, ticket: int, commands: list[Command], sizes: list[int], size: int, deadline_ms: int
+    ) -> None:
+        """Queue consecutive writes of `connection`, the first of which is request `ticket`; `size` is the sum of `sizes`."""
         self._runs.append(Run(connection, ticket, len(commands), deadline_ms))
         self._commands += commands
         self._sizes += sizes
-        self._queued_bytes += sum(sizes)
+        self._queued_bytes += size
         if self._queue_deadline_ms is None or deadline_ms < self._queue_deadline_ms:
             self._queue_deadline_ms = deadline_ms
 

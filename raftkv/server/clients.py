@@ -86,6 +86,7 @@ class _Client(asyncio.Protocol):
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # set by connection_made, before any other call
         self._server = server
         self._parser = RequestParser(server.request_limits if self.authenticated else BEFORE_AUTHENTICATION)
+        self._most = server.max_in_flight if self.authenticated else 1  # requests in flight
         self._chunks: deque[list[int]] = deque()  # [requests not answered, bytes] of each submission
         self._reading = True
         self._output_full = False
@@ -122,37 +123,36 @@ class _Client(asyncio.Protocol):
     def allow(self, limits: RequestLimits) -> None:
         """The client has authenticated."""
         self.authenticated = True
+        self._most = self._server.max_in_flight
         self._parser.limits = limits
 
     def _take(self, data: bytes) -> None:
         """Parse and submit as much as may be in flight."""
         parser = self._parser
-        requests = parser.feed(data, min(self._room(), REQUESTS_AT_ONCE))
+        server = self._server
+        requests = parser.feed(data, min(self._most - self.in_flight, REQUESTS_AT_ONCE))
         arriving = parser.pending_bytes
         if requests:
             size = max(self.arriving_bytes + len(data) - arriving, 0)
             self.in_flight += len(requests)
             self.in_flight_bytes += size
             self._chunks.append([len(requests), size])
-            self._server.submit(self, requests)
+            server.sink.submit(self.id, requests, server.now_ms())
+            server.arrived()
         if arriving != self.arriving_bytes:
-            self._server.arriving(self, arriving)
+            server.arriving(self, arriving)
         if parser.problem is not None:
             self._ending = True
-            self._server.protocol_errors += 1
-            self._server.mark(self)
-        elif parser.backlog and self._room() > 0:
-            self._server.mark(self)
+            server.protocol_errors += 1
+            server.mark(self)
+        elif parser.backlog and self.in_flight < self._most:
+            server.mark(self)
         self._regulate()
-
-    def _room(self) -> int:
-        """How many more requests may be in flight."""
-        return (self._server.max_in_flight if self.authenticated else 1) - self.in_flight
 
     def _regulate(self) -> None:
         """Read from the client, or do not, as the bounds say."""
         full = self._ending or self._output_full or self._parser.backlog or self.in_flight_bytes >= INFLIGHT_BYTES
-        read = not full and self._room() > 0
+        read = not full and self.in_flight < self._most
         if read != self._reading and not self.transport.is_closing():
             self._reading = read
             if read:
@@ -201,7 +201,7 @@ class _Client(asyncio.Protocol):
             self.output_bytes = 0
             transport.write(data)
         may_take = not self._output_full and self.in_flight_bytes < INFLIGHT_BYTES
-        if self._parser.backlog and may_take and self._room() > 0:
+        if self._parser.backlog and may_take and self.in_flight < self._most:
             self._take(b"")
         if self._ending and not self.in_flight and not (self._parser.backlog and self._parser.problem is None):
             self._end()
@@ -267,7 +267,9 @@ class ClientServer:
         requires_authentication: bool = False,
         logger: structlog.typing.FilteringBoundLogger | None = None,
     ) -> None:
-        self.sink: RequestSink | None = None
+        self.sink: RequestSink = cast(RequestSink, None)
+        self.now_ms = now_ms
+        self.arrived = arrived
         self.requires_authentication = requires_authentication
         self.request_limits = RequestLimits(
             max_arguments=limits.max_request_arguments,
@@ -283,8 +285,6 @@ class ClientServer:
         self.slow_clients = 0
         self._max_connections = limits.max_connections
         self._max_arriving_bytes = max(limits.max_bytes_in_flight, limits.max_request_bytes)
-        self._now_ms = now_ms
-        self._arrived = arrived
         self._clients: dict[int, _Client] = {}
         self._all: set[_Client] = set()
         self._next_id = 1
@@ -302,6 +302,8 @@ class ClientServer:
         Raises:
             OSError: the address cannot be used.
         """
+        if self.sink is None:
+            raise RuntimeError("ClientServer.sink must be set before listen()")
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Client(self), address.host, address.port, backlog=1024)
         self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep)
@@ -373,21 +375,17 @@ class ClientServer:
         self._next_id += 1
         self._clients[client.id] = client
         keep_alive(client.transport, KEEP_ALIVE_SECONDS)
-        self._router.open(client.id, self.address_of(client))
+        self.sink.open(client.id, self.address_of(client))
 
     def client_lost(self, client: _Client) -> None:
         self._all.discard(client)
         self._arriving_bytes -= client.arriving_bytes
         client.arriving_bytes = 0
         if self._clients.pop(client.id, None) is not None:
-            self._router.closed(client.id)
-            self._arrived()
+            self.sink.closed(client.id)
+            self.arrived()
         if self._gone is not None and not self._all:
             self._gone.set()
-
-    def submit(self, client: _Client, requests: list[list[bytes]]) -> None:
-        self._router.submit(client.id, requests, self._now_ms())
-        self._arrived()
 
     def arriving(self, client: _Client, pending: int) -> None:
         """`pending` bytes of `client` have arrived and are no whole request yet."""
@@ -416,12 +414,6 @@ class ClientServer:
         if isinstance(address, tuple):
             return str(Address(address[0], address[1]))
         return str(address or "unknown")
-
-    @property
-    def _router(self) -> RequestSink:
-        if self.sink is None:
-            raise RuntimeError("ClientServer.sink must be set before listen()")
-        return self.sink
 
     def _flush(self) -> None:
         dirty = self._dirty

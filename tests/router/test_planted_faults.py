@@ -187,7 +187,7 @@ def deliver_replies_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     deliverable = Connection.deliverable
 
     def faulty(self: Connection) -> tuple[list[Reply], int]:
-        pending = type(self).expect.__globals__["_PENDING"]
+        pending = type(self).expect_writes.__globals__["_PENDING"]
         start = self._slots.index(pending) if pending in self._slots else 0
         waiting = [slot for slot in self._slots[start:] if slot is pending]
         there = [slot for slot in self._slots[start:] if slot is not pending]
