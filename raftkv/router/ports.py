@@ -193,6 +193,9 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
     """Where a batch is closed; one larger group makes a batch of its own."""
     batches_per_append: int = 4
     """Batches proposed together, so that they share one fsync."""
+    gather_flushes: int = 4
+    """A batch leaves at the first flush without new writes since the one before, or at this one: several clients that were answered
+    together ask again together, and cost least when they also leave together. 1: at once. One client alone never waits."""
     groups_ahead: int = 8
     """Groups sent to the leader and not answered; what arrives meanwhile makes the next groups larger."""
     max_forwarded_bytes: int = 64 << 20

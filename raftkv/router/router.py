@@ -89,6 +89,10 @@ class Router:
         self._changed: list[Connection] = []
         self._held_commands = 0
         self._held_bytes = 0
+        self._wake = wake
+        self._writes_came = False
+        self._gathered = 0
+        """Flushes at which the writes that wait were held back for others to join."""
         self._stopping = False
         self._leader: NodeId | None = None
         self._term = 0
@@ -238,6 +242,7 @@ class Router:
         limit = self._settings.max_entry_bytes
         size = sum(sizes)
         if size <= limit or max(sizes) <= limit:
+            self._writes_came = True
             self._writes.add(connection, connection.expect_writes(len(commands)), commands, sizes, size, deadline_ms)
             return
         for command, one in zip(commands, sizes, strict=True):
@@ -317,7 +322,19 @@ class Router:
         if close:
             self._give_up(connection)
 
+    def _gathering(self) -> bool:
+        """Whether the writes that wait are held back until the next flush, because others are likely to join them."""
+        came, self._writes_came = self._writes_came, False
+        if not came or not self._writes.crowded or self._gathered + 1 >= self._settings.gather_flushes:
+            self._gathered = 0
+            return False
+        self._gathered += 1
+        self._wake()
+        return True
+
     def _send_writes(self, now_ms: int) -> None:
+        if self._gathering():
+            return
         if self._leading:
             outcome = self._proposals.propose(now_ms)
             if outcome is Outcome.BUSY and self._proposals.unavailable is not None:

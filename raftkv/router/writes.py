@@ -121,6 +121,7 @@ class OwnWrites:
         self._resume_ms = 0
         self._pause_ms = settings.retry_ms
         self._some_closed = False
+        self._last_runs = 0
 
     # What the router asks.
 
@@ -128,6 +129,11 @@ class OwnWrites:
     def waiting(self) -> bool:
         """Whether something has to be sent."""
         return self._next < len(self._window) or bool(self._commands)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether several clients write at a time, and what they have queued does not fill a group yet."""
+        return (len(self._runs) > 1 or self._last_runs > 1) and len(self._commands) < self._settings.group_commands
 
     @property
     def queued(self) -> int:
@@ -254,7 +260,9 @@ class OwnWrites:
         floor = (self._window[0].group.first if self._window else first) - 1
         group = Group(0, self.session, first, floor, count, encode_commands(commands))
         self._next_sequence = first + count
-        return Sealed(group, self._take_runs(count), commands, sizes, size)
+        runs = self._take_runs(count)
+        self._last_runs = len(runs)
+        return Sealed(group, runs, commands, sizes, size)
 
     def _cut(self) -> tuple[int, int]:
         """How many commands, of how many bytes together, the next group holds: at least one."""

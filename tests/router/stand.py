@@ -83,7 +83,7 @@ class Stand:
         clock = LogClock("n1")
         for node in ("n1", "n2", "n3"):
             clock.observe(node, WALL_MS, 0)
-        self.settings = RouterSettings(**settings)
+        self.settings = RouterSettings(**({"gather_flushes": 1} | settings))
         self.router = Router(
             self.replica,
             self.settings,

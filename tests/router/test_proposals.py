@@ -42,6 +42,46 @@ def test_what_arrives_during_an_append_shares_the_next_batch() -> None:
     assert sorted(contents(stand)[1]) == [(OWN, 2, 2), (THEIRS, 1, 1)]
 
 
+def test_clients_that_write_together_share_a_batch() -> None:
+    """While several clients write, a batch waits for a flush without new writes, and no longer than the bound."""
+    stand = Stand(gather_flushes=3)
+    stand.lead()
+    for connection in range(2, 8):
+        stand.router.open(connection, "127.0.0.1:50002")
+    stand.do("INCR a")
+    stand.ask("INCR a", connection=2)
+    stand.do("INCR a", connection=3)
+    wakes = stand.wakes
+    assert wakes
+    stand.do("INCR a", connection=4)
+    assert contents(stand) == [[(OWN, 1, 1)]]
+    stand.flush()
+    assert contents(stand)[1:] == [[(OWN, 2, 3)]]
+    for connection in range(5, 8):
+        stand.do("INCR a", connection=connection)
+    assert contents(stand)[2:] == [[(OWN, 5, 3)]]
+
+
+def test_a_lone_client_is_never_held_back() -> None:
+    """The writes of one client at a time leave with the flush that takes them up."""
+    stand = Stand(gather_flushes=3)
+    stand.lead()
+    for number in range(1, 4):
+        stand.do("INCR a")
+        stand.commit()
+        assert len(contents(stand)) == number
+
+
+def test_a_full_group_is_not_held_back() -> None:
+    """Waiting for others gains nothing where a group is full already."""
+    stand = Stand(gather_flushes=3, group_commands=4)
+    stand.router.open(2, "127.0.0.1:50002")
+    stand.lead()
+    stand.ask("INCR a", "INCR a")
+    stand.do("INCR a", "INCR a", connection=2)
+    assert contents(stand) == [[(OWN, 1, 4)]]
+
+
 def test_a_batch_is_bounded_and_batches_share_an_append() -> None:
     """What does not fit one batch makes several, proposed together so that they share one fsync."""
     stand = Stand(group_commands=2, batch_commands=4, batches_per_append=2)
