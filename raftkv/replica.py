@@ -49,6 +49,12 @@ _Result = TypeVar("_Result")
 READIES_PER_PUMP = 16
 """How many Readies one `pump` handles before it lets the event loop breathe."""
 
+APPLY_BYTES = 256 << 10
+"""Payload bytes of entries applied in one turn of the event loop, by which `pump` is bounded."""
+
+APPLY_OVERHEAD_BYTES = 4 << 10
+"""What an entry costs beyond its payload, in the bytes that cost as much."""
+
 DIGESTS_TOLD = 16
 SLOW_READS = 32
 """Long reads at a time; each holds a view of the state."""
@@ -369,8 +375,8 @@ class Replica:
             if not self._installed:
                 return
             self._resume(now_ms)
+        self._apply(now_ms)
         for _ in range(READIES_PER_PUMP):
-            self._apply(now_ms)
             if self._installing is not None or not self.raft.has_ready():
                 break
             ready = self.raft.ready()
@@ -439,14 +445,19 @@ class Replica:
         self._tell.role_changed(change, now_ms)
 
     def _apply(self, now_ms: int) -> None:
-        """Apply what waits. A store that cannot keep up or has no space leaves the rest waiting, in order."""
+        """Apply what waits, as much as one turn of the event loop should: a node that catches up also has to hear its peers and to
+        answer them. A store that cannot keep up or has no space leaves the rest waiting, in order."""
         if not self._to_apply or self._store_failed:
             return
+        room = APPLY_BYTES
         try:
-            while self._to_apply:
+            while self._to_apply and room > 0:
                 groups = apply_entry(self.machine, self._to_apply[0], self.events)
                 entry = self._to_apply.popleft()
+                room -= len(entry.payload) + APPLY_OVERHEAD_BYTES
                 self._tell.applied(entry.index, groups, now_ms)
+            if self._to_apply:
+                self._shell.wake()
         except Busy:
             self.events.debug("store_busy", waiting=len(self._to_apply))  # the next tick tries again
         except DiskFull as error:
