@@ -67,17 +67,34 @@ class _Campaign:
 
 
 class PreCandidate(_Campaign):
-    """Asks whether a majority would vote for it in the next term, and changes nothing meanwhile (thesis, section 9.6)."""
+    """Asks whether a majority would vote for it in the next term, and changes nothing meanwhile (thesis, section 9.6).
+
+    `insistent` is who campaigns because the connection to the leader broke, long before any timeout: another node may notice that
+    later, and keeps silent when it is asked before.
+    """
 
     role = Role.PRE_CANDIDATE
 
+    def __init__(self, raft: Raft, insistent: bool) -> None:
+        super().__init__(raft)
+        self._insistent = insistent
+
     def start(self) -> None:
         """Ask everybody, this node included."""
+        self._ask()
+
+    def tick(self) -> None:
+        """The timeout. Until then, if insistent, ask those again who have not answered."""
+        later = self._elapsed + 1
+        if self._insistent and later < self._timeout and later % self._raft.config.heartbeat_ticks == 0:
+            self._ask()
+        super().tick()
+
+    def _ask(self) -> None:
         raft = self._raft
         for voter in sorted(raft.view.voting):
-            raft.send(
-                PreVote(raft.node, voter, raft.term, raft.incarnation, raft.term + 1, raft.log.last, raft.log.last_term)
-            )
+            if voter not in self._votes:
+                raft.send(PreVote(raft.node, voter, raft.term, raft.incarnation, raft.term + 1, raft.log.last, raft.log.last_term))
 
     def step(self, message: Message) -> None:
         """Handle a message of this term."""

@@ -66,7 +66,7 @@ class Follower:
         self._timeout = raft.rng.randrange(raft.config.election_ticks, 2 * raft.config.election_ticks)
         self.leader = None
         if raft.may_campaign:
-            raft.become_pre_candidate()
+            raft.become_pre_candidate(insistent=self.lost)
 
     def peer_lost(self, peer: NodeId) -> None:
         """The connection to `peer` broke. If it is the leader: let go of it, and campaign after a delay by rank, so that survivors do
@@ -118,6 +118,7 @@ class Follower:
     def _heard(self) -> None:
         self._silent_ticks = 0
         self._hurry = None
+        self.lost = False
 
     def _append(self, message: Append) -> None:
         raft, log = self._raft, self._raft.log

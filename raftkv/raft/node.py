@@ -558,11 +558,11 @@ class Raft:
         if lost and leader is None:
             self._role.keep_hurrying()
 
-    def become_pre_candidate(self) -> None:
-        """Ask whether an election could be won, without disturbing anybody (thesis, section 9.6)."""
+    def become_pre_candidate(self, insistent: bool = False) -> None:
+        """Ask whether an election could be won, without disturbing anybody (thesis, section 9.6); `insistent`: again and again."""
         if isinstance(self._role, Leader):
             raise InvariantBroken("a leader cannot become a pre-candidate")
-        self._role = PreCandidate(self)
+        self._role = PreCandidate(self, insistent)
         self._role.start()
 
     def become_candidate(self, transfer: bool = False) -> None:

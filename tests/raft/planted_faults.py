@@ -416,7 +416,7 @@ def a_new_cluster_elects_by_majority(patch: pytest.MonkeyPatch) -> None:
 @fault(44)
 def elections_without_pre_vote(patch: pytest.MonkeyPatch) -> None:
     """A node that hears nothing raises its term at once."""
-    patch.setattr(Raft, "become_pre_candidate", lambda raft: raft.become_candidate())
+    patch.setattr(Raft, "become_pre_candidate", lambda raft, insistent=False: raft.become_candidate())
 
 
 @fault(44)

@@ -107,6 +107,53 @@ def test_both_survivors_hint_and_one_wins_at_once() -> None:
     assert leader.raft.term == 2
 
 
+def test_who_lost_the_leader_asks_again_those_who_kept_silent() -> None:
+    """A PreVote request that a node did not answer, because it still heard the leader, is repeated with every heartbeat's time."""
+    raft = bare(1)
+    hears(raft, Heartbeat("n2", "n1", 1, 102, 0, 1))
+    raft.peer_lost("n2")
+    ticks(raft, TEST_CONFIG.lost_leader_ticks)
+    again = ticks(raft, HEARTBEAT)
+    assert again == [PreVote("n1", to, 1, 101, 2, 1, 1) for to in ("n2", "n3")]
+    hears(raft, PreVoteResponse("n3", "n1", 1, 103, 2, True))
+    assert role_of(raft) is Role.CANDIDATE
+
+
+def test_who_heard_nothing_for_long_asks_once() -> None:
+    """A pre-candidate whose leader fell silent asks once an election timeout: others have been as patient as it has."""
+    raft = bare(1)
+    campaigns(raft)
+    assert ticks(raft, ELECTION - 1) == []
+
+
+@pytest.mark.parametrize("late", ["n1", "n2"])
+def test_a_survivor_that_notices_late_costs_no_timeout(late: str) -> None:
+    """The leader dies and one survivor notices it later, having missed the last entry besides: still somebody leads within a few
+    heartbeats of that."""
+    network = Network(formed("n1", "n2", "n3"))
+    network.elect("n3")
+    early = "n2" if late == "n1" else "n1"
+    network.cut |= {("n3", late)}
+    network.propose("n3", b"x")
+    network.stabilize()
+    network["n3"].crash()
+    network.tick()
+    network[early].raft.peer_lost("n3")
+    network[early].settle()
+    for _ in range(HEARTBEAT):
+        network.tick()
+        network.stabilize()
+    assert network.leader() is None
+    network[late].raft.peer_lost("n3")
+    network[late].settle()
+    for _ in range(2 * HEARTBEAT):
+        network.tick()
+        network.stabilize()
+    leader = network.leader()
+    assert leader is not None
+    assert leader.name == early
+
+
 # -- votes
 
 
