@@ -146,4 +146,11 @@ class Candidate(_Campaign):
             case Tally.LOST:
                 self._raft.become_follower(self._raft.term, None)
             case Tally.PENDING:
-                pass
+                if not message.granted:
+                    self._retry_soon()
+
+    def _retry_soon(self) -> None:
+        """Most likely another node stands in the same term, and neither wins. Two that stand again at times drawn by chance seldom
+        collide twice, and need not be as far apart as election timeouts are: the refusal shows how fast votes travel."""
+        raft = self._raft
+        self._timeout = min(self._timeout, self._elapsed + raft.rng.randint(1, 2 * raft.config.heartbeat_ticks))

@@ -31,7 +31,7 @@ from tests.raft.bare import (
     ticks,
     wins,
 )
-from tests.raft.network import TEST_CONFIG, Network, alone, formed, unformed
+from tests.raft.network import TEST_CONFIG, Network, Patience, alone, formed, unformed
 
 FIVE = formed("n1", "n2", "n3", "n4", "n5")
 
@@ -152,6 +152,28 @@ def test_a_survivor_that_notices_late_costs_no_timeout(late: str) -> None:
     leader = network.leader()
     assert leader is not None
     assert leader.name == early
+
+
+@pytest.mark.parametrize("fractions", [(0.1, 0.9), (0.9, 0.1)])
+def test_a_split_vote_is_settled_within_heartbeats(fractions: tuple[float, float]) -> None:
+    """The leader is dead and both survivors stand in the same term: who is refused stands again after a short time drawn by chance."""
+    network = Network(formed("n1", "n2", "n3"))
+    network.elect("n3")
+    network["n3"].crash()
+    for name, fraction in zip(("n1", "n2"), fractions, strict=True):
+        network[name].raft.rng = Patience(fraction)
+        network[name].raft.peer_lost("n3")
+        network[name].does(lambda raft: raft.become_candidate())
+        network[name].settle()
+    network.stabilize()
+    assert network.leader() is None
+    for _ in range(2 * HEARTBEAT):
+        network.tick()
+        network.stabilize()
+    leader = network.leader()
+    assert leader is not None
+    assert leader.name == ("n1" if fractions[0] < fractions[1] else "n2")
+    assert leader.raft.term == 3
 
 
 # -- votes
