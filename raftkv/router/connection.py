@@ -54,7 +54,8 @@ class Connection:
 
     `chunks` are requests that wait for their turn; `writes_out` and `reads_out` count those that were taken up and not answered; at
     most one of the two is not zero. `held_back` says that a request waits for replies to leave. `changed` collects the
-    connections that have replies to deliver or may take up more.
+    connections that have replies to deliver or may take up more. `gave_up` says that the last of what was taken up was not answered
+    in its time: then what waits behind it has no more time than it had when it came.
     """
 
     __slots__ = (
@@ -68,6 +69,7 @@ class Connection:
         "chunks",
         "closed",
         "closing",
+        "gave_up",
         "held_back",
         "id",
         "last_reads",
@@ -88,6 +90,7 @@ class Connection:
         self.closing = False
         self.closed = False
         self.held_back = False
+        self.gave_up = False
         self.chunks: list[Chunk] = []
         self.writes_out = 0
         self.reads_out = 0
@@ -172,6 +175,7 @@ class Connection:
         self._fill(ticket, replies)
 
     def _fill(self, ticket: int, replies: list[Reply]) -> None:
+        self.gave_up = False
         if not self.closed:
             start = ticket - self._base
             self._slots[start : start + len(replies)] = replies

@@ -69,6 +69,7 @@ class OwnReads:
     def fail(self, failure: Failure) -> None:
         """Answer everything that is left with `failure`."""
         self.answer([failure] * len(self.commands))
+        self.connection.gave_up = True
 
 
 class ForeignReads:

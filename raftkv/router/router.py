@@ -172,6 +172,8 @@ class Router:
             chunk = connection.chunks[0]
             for _ in range(chunk.unkept):
                 connection.reply(OVERLOADED)
+            if not connection.gave_up:  # what was before it has been answered just now: its time begins
+                chunk.deadline_ms = now_ms + self._settings.timeout_ms
             late = self._unsent_failure() if chunk.deadline_ms <= now_ms else None
             refusal = self._refusal or chunk.refusal or late
             position = self._take(connection, chunk.requests, chunk.sizes, chunk.position, chunk.deadline_ms, refusal)

@@ -48,6 +48,13 @@ class Run:
             self.connection.writes_answered(self.ticket, replies)
             self.connection = None
 
+    def give_up(self, failure: Failure) -> None:
+        """Tell the client `failure`, unless it has been told something already."""
+        connection = self.connection
+        if connection is not None:
+            self.answer([failure] * self.count)
+            connection.gave_up = True
+
 
 class Sealed:
     """A group of the window, and who waits for its replies."""
@@ -80,7 +87,7 @@ class Sealed:
     def answer_all(self, failure: Failure) -> None:
         """Tell every client that still waits the same."""
         for run in self.runs:
-            run.answer([failure] * run.count)
+            run.give_up(failure)
 
     def expire(self, now_ms: int) -> None:
         """Tell the clients whose time is over that the outcome is not known."""
@@ -89,7 +96,7 @@ class Sealed:
             if run.connection is None:
                 continue
             if run.deadline_ms <= now_ms:
-                run.answer([LATE] * run.count)
+                run.give_up(LATE)
             elif later is None or run.deadline_ms < later:
                 later = run.deadline_ms
         self.deadline_ms = later
@@ -193,7 +200,7 @@ class OwnWrites:
                     runs.append(run)
                     deadline_ms = run.deadline_ms if deadline_ms is None else min(deadline_ms, run.deadline_ms)
                 else:
-                    run.answer([failure] * run.count)
+                    run.give_up(failure)
             start = end
         self._commands, self._sizes, self._runs = commands, sizes, runs
         self._queued_bytes = sum(sizes)

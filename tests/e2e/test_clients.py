@@ -36,7 +36,7 @@ def test_a_pipeline_through_a_follower_keeps_its_order(cluster: Cluster) -> None
     with cluster.connect(follower) as connection:
         commands: list[tuple[str, ...]] = []
         expected: list[object] = []
-        for number in range(40):
+        for number in range(400):
             commands += [("INCR", "counter"), ("GET", "counter"), ("SET", "last", str(number)), ("GET", "last")]
             expected += [number + 1, b"%d" % (number + 1), b"OK", b"%d" % number]
         assert connection.pipeline([*commands]) == expected

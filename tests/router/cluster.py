@@ -40,6 +40,12 @@ SETTINGS = RouterSettings(
     max_commands=80,
 )
 
+LEAST_ROUNDS = 60
+"""Longer than a request may wait without progress."""
+
+SETTLING_ROUNDS = 600
+"""Enough for as many requests as a node may hold, each of which waits for the one before it."""
+
 WEIGHTS = {
     "submit": 20,
     "deliver": 70,
@@ -412,7 +418,9 @@ class Cluster:
         self.do_elect(self.term)
         for number in range(len(NODES)):
             self.do_append(number)
-        for _ in range(60):
+        for round_ in range(SETTLING_ROUNDS):
+            if round_ >= LEAST_ROUNDS and not self.leftovers():
+                return
             self.now_ms += 20
             for node in self.nodes.values():
                 node.learn()

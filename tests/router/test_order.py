@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raftkv.errors import Busy
 from raftkv.kv.replies import OK, Failure, Simple
 from tests.router.stand import Stand
 
@@ -164,3 +165,32 @@ def test_a_blind_write_may_follow_writes_that_are_not_answered() -> None:
     assert [group.first for group in groups] == [1, 2]
     stand.commit_groups(*groups)
     assert stand.answers() == [1, 2]
+
+
+def test_each_request_of_a_pipeline_has_its_own_time() -> None:
+    """Reads and writes that alternate wait for each other. As long as they are answered in turn, none is late, however long all take."""
+    stand = Stand(timeout_ms=1000)
+    stand.lead()
+    stand.do(*["INCR a", "GET a"] * 10)
+    for number in range(1, 11):
+        stand.pass_time(400)
+        stand.commit()
+        stand.pass_time(400)
+        stand.confirm()
+        assert stand.answers() == [reply for each in range(1, number + 1) for reply in (each, b"%d" % each)]
+
+
+def test_what_waits_behind_a_late_request_gets_no_more_time() -> None:
+    """When a request is late, those of the same pipeline are refused with it: no progress means one timeout, not one for each."""
+    stand = Stand(timeout_ms=1000)
+    stand.lead()
+    stand.do(*["INCR a", "GET a"] * 10)
+    stand.pass_time(900)
+    stand.commit()
+    stand.replica.refusal = Busy("too much is in flight")
+    stand.confirm()
+    stand.pass_time(900)
+    assert stand.answers() == [1, b"1"]
+    stand.pass_time(100)
+    failures = stand.answers()[2:]
+    assert [reply.code for reply in failures if isinstance(reply, Failure)] == ["OVERLOADED"] * 18
