@@ -6,13 +6,14 @@ import random
 from collections.abc import Callable
 from typing import Any, cast
 
+from raftkv.codec.peer import Health
 from raftkv.kv.machine import GroupReplies, KvMachine
 from raftkv.raft.config import Config
 from raftkv.raft.messages import Heartbeat
 from raftkv.raft.node import Raft
 from raftkv.raft.ready import RoleChange
 from raftkv.raft.types import Configuration, Entry, EntryId, EntryKind, HardState, Index, Member, SnapshotMeta, Stored
-from raftkv.replica import APPLY_BYTES, APPLY_OVERHEAD_BYTES, Health, Replica, ReplicaSettings
+from raftkv.replica import APPLY_BYTES, APPLY_OVERHEAD_BYTES, Replica, ReplicaSettings
 from raftkv.storage.checkpoint import StateDirectory
 from raftkv.storage.plan import LogWrite
 from tests.router.rows import MemoryRows
