@@ -17,7 +17,7 @@ def _address(text: str | None, what: str) -> Address | None:
     return None if text is None else Address.parse(text, what=what)
 
 
-def _secret(path: Path | None) -> bytes | None:
+def read_secret(path: Path | None) -> bytes | None:
     """The secret in `path`, without the newline that an editor leaves at its end.
 
     Raises:
@@ -93,7 +93,7 @@ def node(
         advertise_peer=_address(advertise_peer, "--advertise-peer"),
         cluster_name=cluster_name,
         cluster=None if members is None else parse_cluster(members),
-        secret=_secret(secret_file),
+        secret=read_secret(secret_file),
         insecure=insecure,
         log_format=log_format,
         log_level=log_level,

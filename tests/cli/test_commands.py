@@ -161,7 +161,10 @@ def test_status_without_any_node_fails_and_names_each() -> None:
     assert all(part in result.output for part in ("127.0.0.1:1", "127.0.0.1:2", "RAFTKV_SERVER"))
 
 
-@pytest.mark.parametrize("reply", [bulk(b"{}"), bulk(b"no json"), b"+OK\r\n", b"-NOAUTH no\r\n", b"$-1\r\n"])
+NO_STATUS = (b"{}", b"no json", b'{"term":"\xff"}', b'{"x":' + b"[" * 3000)
+
+
+@pytest.mark.parametrize("reply", [*map(bulk, NO_STATUS), b"+OK\r\n", b"-NOAUTH no\r\n", b"$-1\r\n"])
 def test_status_of_something_else_fails(reply: bytes) -> None:
     """What is not a status, or a refusal, is an error in words and never a traceback."""
     with FakeNode(lambda request: reply) as node:
@@ -205,7 +208,7 @@ def test_ps_tells_who_answers(tmp_path: Path) -> None:
     assert [line.split()[:3] for line in table.stdout.splitlines()[1:]] == [["n1", "1", "True"], ["n2", "2", "False"]]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"[1]", b"\xff"])
+@pytest.mark.parametrize("content", [None, b"", b"[1]", b"\xff", b'[{"name":"\xff"}]', b'[{"x":' + b"[" * 3000])
 def test_ps_without_a_cluster_says_where_it_looked(tmp_path: Path, content: bytes | None) -> None:
     """A directory without a list of nodes, or with something else in its place, is named in the error."""
     if content is not None:
