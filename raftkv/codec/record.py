@@ -25,6 +25,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Sequence
+from typing import TypeVar
 
 import google_crc32c
 import msgspec
@@ -59,6 +60,8 @@ _TRAILER_MAGIC = b"\xa7end"
 _ZERO_SECTOR = bytes(SECTOR_BYTES)
 _SPARSE = 1
 _COPY = 1
+
+_Value = TypeVar("_Value")
 
 _encoder = msgspec.msgpack.Encoder()
 _snapshot_decoder = msgspec.msgpack.Decoder(SnapshotMeta)
@@ -200,12 +203,12 @@ def reset_record(snapshot: SnapshotMeta) -> Record:
 
 def record_snapshot(record: Record) -> SnapshotMeta:
     """The snapshot of a `RESET` record. Raises `ValueError` if the payload is none."""
-    return _snapshot_decoder.decode(record.payload)
+    return _decoded(_snapshot_decoder, record)
 
 
 def record_configuration(record: Record) -> Configuration:
     """The configuration of a `CONFIGURATION` entry's record. Raises `ValueError` if the payload is none."""
-    return _configuration_decoder.decode(record.payload)
+    return _decoded(_configuration_decoder, record)
 
 
 def group_bytes(records: Sequence[Record]) -> int:
@@ -344,6 +347,13 @@ def _encode_head(segment: int, offset: int, head: GroupHead, body_bytes: int, co
     payload = _GROUP.pack(head.number, head.commit, head.previous, body_bytes, count, _SPARSE if sparse else 0)
     type_ = RecordType.SEAL if head.seal else RecordType.GROUP
     return encode_record_header(segment, offset, Record(type_, 0, head.last.index, head.last.term, payload)) + payload
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[_Value], record: Record) -> _Value:
+    try:
+        return decoder.decode(record.payload)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
 
 
 def _padded(length: int) -> int:

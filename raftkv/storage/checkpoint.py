@@ -515,7 +515,7 @@ def _take_over(disk: Disk, path: str, staging: Staging) -> None:
 def _decode(kind: type[_Record], payload: bytes) -> _Record:
     try:
         return msgspec.msgpack.decode(payload, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Damaged(f"its content cannot be read: {error}") from error
 
 

@@ -155,7 +155,7 @@ def _read_slot(file: File, number: int) -> HardStateSlot | str:
     try:
         payload = unwrap(HARD_STATE_MAGIC, HARD_STATE_VERSION, file.read_at(number * SLOT_BYTES, SLOT_BYTES))
         return _decoder.decode(payload)
-    except (Damaged, ValueError) as error:
+    except (Damaged, ValueError, RecursionError) as error:
         return str(error)
     except UnknownVersion as error:
         raise StorageError(

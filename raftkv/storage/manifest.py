@@ -67,7 +67,7 @@ def load_manifest(disk: Disk, path: str) -> Manifest:
         manifest = _decoder.decode(unwrap(MANIFEST_MAGIC, MANIFEST_VERSION, read_file(disk, path, MAX_MANIFEST_BYTES)))
     except UnknownVersion as error:
         raise StorageError(f"{path}: {error}. Start the version of raftkv that wrote it, or a newer one") from error
-    except (Damaged, ValueError) as error:
+    except (Damaged, ValueError, RecursionError) as error:
         raise Corrupt(f"{path}: {error}. {WAY_BACK}") from error
     ids = [segment.id for segment in manifest.segments]
     if not ids or ids != sorted(set(ids)):
