@@ -202,8 +202,11 @@ def reset_record(snapshot: SnapshotMeta) -> Record:
 
 
 def record_snapshot(record: Record) -> SnapshotMeta:
-    """The snapshot of a `RESET` record. Raises `ValueError` if the payload is none."""
-    return _decoded(_snapshot_decoder, record)
+    """The snapshot of a `RESET` record. Raises `ValueError` if the payload is none, or stands for another entry than the record."""
+    snapshot = _decoded(_snapshot_decoder, record)
+    if (snapshot.index, snapshot.term) != (record.index, record.term):
+        raise ValueError(f"it holds a snapshot of entry {snapshot.index} (term {snapshot.term})")
+    return snapshot
 
 
 def record_configuration(record: Record) -> Configuration:
