@@ -54,6 +54,7 @@ SPARE_BYTES: Final = 64 << 20
 """Space that must be left on the disk beyond a snapshot, for the log to go on."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+_GENERATION: Final = re.compile(r"gen-[0-9]{8,18}")
 _PROGRESS: Final = struct.Struct("<IQQI")
 
 
@@ -271,8 +272,11 @@ class StateDirectory:
             self._switch(Current("gen-00000001"))
             return self._current
         try:
-            return _decode(Current, unwrap(CURRENT_MAGIC, FORMAT_VERSION, read_file(self._disk, path, MAX_RECORD_BYTES)))
-        except Damaged as error:
+            current = _decode(Current, unwrap(CURRENT_MAGIC, FORMAT_VERSION, read_file(self._disk, path, MAX_RECORD_BYTES)))
+            if not _GENERATION.fullmatch(current.generation):
+                raise Damaged(f"it names the generation {current.generation[:40]!r}")
+            return current
+        except (Damaged, Corrupt) as error:
             raise StateDamaged(f"{path} is damaged ({error}): {self._way_back}") from error
         except UnknownVersion as error:
             raise UnknownFormat(f"upgrade raftkv: {path} cannot be used; {error}") from error
