@@ -50,6 +50,7 @@ _GROUP = struct.Struct("<QQIIII")
 _TRAILER = struct.Struct("<4sI")
 _SALT = struct.Struct("<QQ")
 _TYPE_AT = 12
+_MAX_COUNTER = (1 << 63) - 1
 
 SEGMENT_HEADER_BYTES = _SEGMENT.size + _CRC.size
 RECORD_BYTES = _RECORD.size
@@ -181,7 +182,7 @@ def decode_segment_header(data: bytes) -> SegmentHeader | None:
         return None
     magic, version, flags, group, id_, capacity, first_number, index, term, checksum = _SEGMENT.unpack_from(data)
     (crc,) = _CRC.unpack_from(data, _SEGMENT.size)
-    if magic != SEGMENT_MAGIC or google_crc32c.value(data[: _SEGMENT.size]) != crc:
+    if magic != SEGMENT_MAGIC or google_crc32c.value(data[: _SEGMENT.size]) != crc or max(first_number, index, term) > _MAX_COUNTER:
         return None
     return SegmentHeader(group, id_, capacity, first_number, checksum, EntryId(index, term), bool(flags & _COPY), version)
 
@@ -192,7 +193,9 @@ def entry_record(entry: Entry) -> Record:
 
 
 def record_entry(record: Record) -> Entry:
-    """The entry of an `ENTRY` record."""
+    """The entry of an `ENTRY` record. Raises `ValueError` if it cannot be one."""
+    if max(record.index, record.term) > _MAX_COUNTER:
+        raise ValueError("no log is that long")
     return Entry(record.index, record.term, EntryKind(record.kind), record.payload)
 
 
