@@ -12,7 +12,7 @@ Nothing here touches a disk or a socket: files are behind `StateDirectory`, whos
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
@@ -171,7 +171,9 @@ class SnapshotSender:
         checkpoint = transfer.checkpoint
         while checkpoint is not None and transfer.wants and self._budget > 0:
             want = transfer.wants.popleft()
-            if not 0 <= want.file < len(checkpoint.files) or not 0 < want.size <= CHUNK_BYTES or want.offset < 0:
+            if not 0 <= want.file < len(checkpoint.files) or not 0 < want.size <= CHUNK_BYTES:
+                continue
+            if not 0 <= want.offset <= checkpoint.files[want.file].size - want.size:
                 continue
             self._budget -= want.size
             self._background(_chunk_reader(checkpoint, want), self._chunk_sender(peer, checkpoint, want))
@@ -215,7 +217,7 @@ class _Incoming:
         self.sender = sender
         self.offer = offer
         self.staging: Staging | None = None
-        self.missing: deque[tuple[int, int, int]] = deque()
+        self.missing: deque[tuple[int, int, int]] = deque()  # stretches (file, offset, size), of any size: not one for each chunk
         self.asked: dict[tuple[int, int], int] = {}
         self.writing = 0
         self.finishing = False
@@ -266,8 +268,8 @@ class SnapshotReceiver:
                 self._failed(incoming, staging)
             elif self._incoming is incoming:
                 incoming.staging = staging
-                incoming.missing = deque(_chunks(staging.missing()))
-                self._events.info("snapshot_receiving", sender=sender, index=meta.index, chunks=len(incoming.missing))
+                incoming.missing = deque(staging.missing())
+                self._events.info("snapshot_receiving", sender=sender, index=meta.index, bytes=sum(size for _, _, size in incoming.missing))
                 self._advance(incoming)
 
         self._background(lambda: self._state.stage(offer.id, meta, offer.files), staged)
@@ -316,7 +318,10 @@ class SnapshotReceiver:
 
     def _advance(self, incoming: _Incoming) -> None:
         while incoming.missing and len(incoming.asked) < CHUNKS_ASKED:
-            file, offset, size = incoming.missing.popleft()
+            file, offset, left = incoming.missing.popleft()
+            size = min(left, CHUNK_BYTES)
+            if left > size:
+                incoming.missing.appendleft((file, offset + size, left - size))
             incoming.asked[file, offset] = size
             self._send(incoming.sender, SnapshotWant(incoming.offer.id, file, offset, size))
         if not incoming.missing and not incoming.asked and not incoming.writing and not incoming.finishing:
@@ -343,12 +348,3 @@ class SnapshotReceiver:
         if self._incoming is incoming:
             self._incoming = None
         self._send(incoming.sender, SnapshotDone(incoming.offer.id, False, str(error)[:200]))
-
-
-def _chunks(missing: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Split (file, offset, size) ranges into pieces of at most CHUNK_BYTES."""
-    return [
-        (file, at, min(CHUNK_BYTES, offset + size - at))
-        for file, offset, size in missing
-        for at in range(offset, offset + size, CHUNK_BYTES)
-    ]

@@ -161,7 +161,10 @@ def test_a_damaged_chunk_fails_the_transfer_and_the_next_one_succeeds() -> None:
     assert len(pair.received) == 1
 
 
-@pytest.mark.parametrize("change", [{"file": 99}, {"size": 0}, {"size": CHUNK_BYTES + 1}, {"offset": -1}])
+NO_PLACES: tuple[dict[str, int], ...] = ({"offset": -1}, {"offset": 1 << 40}, {"offset": (1 << 63) - 1})
+
+
+@pytest.mark.parametrize("change", [{"file": 99}, {"size": 0}, {"size": CHUNK_BYTES + 1}, *NO_PLACES])
 def test_a_want_that_makes_no_sense_is_ignored(change: dict[str, int]) -> None:
     """A peer cannot make the sender read what it did not offer."""
     pair = Pair()
