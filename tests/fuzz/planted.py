@@ -15,7 +15,6 @@ from raftkv.kv import commands, glob, machine
 from raftkv.server import settings
 from raftkv.storage.checkpoint import Staging
 from raftkv.storage.log_index import Hole, LogIndex
-from raftkv_cli import replies
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,6 @@ def _holes_are_taken(patch: pytest.MonkeyPatch) -> None:
 
 FAULTS = (
     Fault("requests", "lengths not compared", _unchecked_lengths),
-    Fault("answers", "no bound on nesting", lambda patch: patch.setattr(replies, "MAX_DEPTH", 1 << 20)),
     Fault("frames", "no bound on a payload", lambda patch: patch.setattr(FrameDecoder, "_check_size", lambda self, stream, length: None)),
     Fault("handshake", "proofs not compared", lambda patch: patch.setattr("hmac.compare_digest", lambda one, other: True)),
     Fault("values", "errors not translated", lambda patch: patch.setattr("tests.fuzz.values.decode_value", peer._decoder.decode)),
