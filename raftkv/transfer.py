@@ -5,6 +5,9 @@ within a byte budget, so that a transfer does not starve the nodes' other work. 
 the staging area keeps what has arrived, and an offer of the same snapshot finds it. A checkpoint is made once and serves every peer
 that needs it at the same time; while it is being sent, the log behind it must stay (`floor`).
 
+A transfer may fail for many reasons, and the next one may succeed. An error of the disk is none of them: it is raised, and the node
+stops.
+
 Nothing here touches a disk or a socket: files are behind `StateDirectory`, whose methods run in the background; frames leave through
 `send`.
 """
@@ -18,7 +21,7 @@ from typing import TypeVar
 import structlog
 
 from raftkv.codec.peer import SnapshotChunk, SnapshotDone, SnapshotOffer, SnapshotWant
-from raftkv.errors import DiskFull
+from raftkv.errors import Corrupt, DiskFull, ProtocolError, Unavailable
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.raft.types import Index, NodeId
 from raftkv.storage.checkpoint import Staging, StateCheckpoint, StateDirectory
@@ -344,6 +347,8 @@ class SnapshotReceiver:
         self._background(staging.finish, finished)
 
     def _failed(self, incoming: _Incoming, error: BaseException) -> None:
+        if not isinstance(error, Corrupt | DiskFull | ProtocolError | Unavailable):
+            raise error
         self._events.warning("snapshot_failed", sender=incoming.sender, reason=str(error))
         if self._incoming is incoming:
             self._incoming = None

@@ -16,13 +16,16 @@ compared with what was offered. The live store never shares a file that anybody 
 never change.
 
 A transfer that was interrupted goes on where it was: what has arrived is kept over a restart, and files that a newer checkpoint
-has in common with an older one are not fetched again.
+has in common with an older one are not fetched again. But after an error of the disk nothing that was staged is believed: the system
+may go on showing what the disk does not hold, and a second sync of the same file would succeed without writing it. Without its OFFER
+a staging area is nothing, so it loses it before the first of its files is synced, and as soon as anything else fails there.
 
 What is not here: when a checkpoint is made, sent or installed. Files are touched through `Disk`, except by the engine itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 import threading
@@ -38,7 +41,18 @@ from msgspec import Struct
 
 from raftkv.codec.envelope import Damaged, UnknownVersion, unwrap, wrap
 from raftkv.codec.peer import FileInfo
-from raftkv.errors import Busy, Corrupt, DirectoryInUse, DiskFull, InvariantBroken, ProtocolError, StateDamaged, StorageError, UnknownFormat
+from raftkv.errors import (
+    Busy,
+    Corrupt,
+    DirectoryInUse,
+    DiskFull,
+    InvariantBroken,
+    ProtocolError,
+    StateDamaged,
+    StorageError,
+    Unavailable,
+    UnknownFormat,
+)
 from raftkv.kv.store import Rows, Store
 from raftkv.raft.types import SnapshotMeta
 from raftkv.storage.disk import Disk, File, read_file, replace_file
@@ -172,6 +186,7 @@ class StateDirectory:
         Raises:
             ProtocolError: the offer cannot be one.
             DiskFull: there is not enough space for all of it.
+            StorageError: the disk failed; nothing of what was staged is used again.
         """
         offer = Offer(name, meta, tuple(files))
         _check_offer(offer)
@@ -187,10 +202,12 @@ class StateDirectory:
             self._disk.mkdir(path)
             self._disk.mkdir(f"{path}/data")
             replace_file(self._disk, f"{path}/OFFER", wrap(OFFER_MAGIC, FORMAT_VERSION, _encoder.encode(offer)))
-        staging = Staging(self._disk, path, offer)
+        with _condemning(self._disk, path):
+            staging = Staging(self._disk, path, offer)
         for other in self._parts():
             if other != path:
-                _take_over(self._disk, other, staging)
+                with _condemning(self._disk, other):
+                    _take_over(self._disk, other, staging)
                 self._disk.remove_tree(other)
         needed = sum(size for _, _, size in staging.missing())
         if needed + SPARE_BYTES > self._disk.free_space():
@@ -381,34 +398,39 @@ class Staging:
         Raises:
             ProtocolError: there is no such place in the snapshot.
             DiskFull: no space; what has arrived stays.
-            StorageError: the disk failed, or the staging area was closed.
+            Unavailable: the staging area was closed.
+            StorageError: the disk failed; nothing of what was staged is used again.
         """
         if not 0 <= file < len(self.offer.files) or not 0 <= offset <= offset + len(data) <= self.offer.files[file].size:
             raise ProtocolError(f"a chunk for file {file} at {offset} does not belong to the snapshot {self.offer.name}")
         with self._lock:
             self._check_open()
-            handle = self._open_data(file)
-            try:
-                handle.write_at(offset, data)
-            finally:
-                handle.close()
-            self._note(file, offset, len(data), google_crc32c.value(data))
+            with _condemning(self._disk, self.path):
+                with contextlib.closing(self._open_data(file)) as handle:
+                    handle.write_at(offset, data)
+                self._note(file, offset, len(data), google_crc32c.value(data))
 
     def finish(self) -> None:
-        """Verify every file against its checksum and make all of it durable. Blocks.
+        """Verify every file against its checksum and make all of it durable. Blocks. Nothing can be written afterwards, and only
+        `install` or `discard` has a use for what is there.
 
         Raises:
             Corrupt: a file differs from what was offered, or is not complete; it will be fetched again by the next transfer.
+            Unavailable: the staging area was closed.
+            DiskFull: no space to make it durable; the next transfer fetches all of it.
+            StorageError: the disk failed; nothing of what was staged is used again.
         """
         with self._lock:
             self._check_open()
-            for number, info in enumerate(self.offer.files):
-                handle = self._open_data(number)
-                try:
-                    self._verify(number, info, handle)
+            with _condemning(self._disk, self.path):
+                for number, info in enumerate(self.offer.files):
+                    with contextlib.closing(self._open_data(number)) as handle:
+                        self._verify(number, info, handle)
+            self._closed = True
+            _disown(self._disk, self.path)
+            for number in range(len(self.offer.files)):
+                with contextlib.closing(self._open_data(number)) as handle:
                     handle.sync()
-                finally:
-                    handle.close()
             self._disk.sync_directory(f"{self.path}/data")
             self.finished = True
 
@@ -477,7 +499,7 @@ class Staging:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise StorageError(f"the snapshot {self.offer.name} is no longer being received")
+            raise Unavailable(f"the snapshot {self.offer.name} is no longer being received")
 
 
 def _check_offer(offer: Offer) -> None:
@@ -501,6 +523,27 @@ def _load_offer(disk: Disk, path: str) -> Offer | None:
     except (Damaged, UnknownVersion, Corrupt, ProtocolError):
         return None
     return offer
+
+
+def _disown(disk: Disk, path: str) -> None:
+    """From now on the staging area at `path` is nothing, to this process and to the next. It need not be durable: what is there after
+    a loss of power was read from the medium."""
+    if disk.exists(f"{path}/OFFER"):
+        disk.unlink(f"{path}/OFFER")
+
+
+@contextlib.contextmanager
+def _condemning(disk: Disk, path: str) -> Iterator[None]:
+    """After an error of the disk in here nobody knows what the files of the staging area at `path` hold. A lack of space, and bytes
+    that are not those that were offered, are not such errors."""
+    try:
+        yield
+    except (DiskFull, Corrupt):
+        raise
+    except StorageError:
+        with contextlib.suppress(StorageError):  # the first error stops the node, whatever else fails
+            _disown(disk, path)
+        raise
 
 
 def _take_over(disk: Disk, path: str, staging: Staging) -> None:

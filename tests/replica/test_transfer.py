@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from raftkv.codec.peer import SnapshotChunk, SnapshotDone, SnapshotOffer, SnapshotWant
+from raftkv.errors import DiskFull, StorageError
 from raftkv.kv.machine import KvMachine
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.raft.types import Configuration, SnapshotMeta
@@ -233,3 +234,43 @@ def test_a_checkpoint_may_take_long_to_make() -> None:
     assert isinstance(pair.sent[-1], SnapshotOffer)
     sender.tick(GIVE_UP_MS + 1)
     assert pair.finished == [("n2", False)]
+
+
+def _errors_while_receiving(error: StorageError) -> list[str]:
+    """Plan `error` for each operation of a receiver's disk in turn. What each came to: it was raised, or the transfer failed and the
+    next one succeeded; one of them meets no error."""
+    outcomes: list[str] = []
+    while "whole" not in outcomes:
+        pair = Pair()
+        disk = pair.disks[1]
+        disk.fail_at(disk.operations + len(outcomes) + 1, error)
+        pair.start()
+        try:
+            pair.deliver()
+        except StorageError:
+            outcomes.append("raised")
+            continue
+        if pair.received:
+            outcomes.append("whole")
+            continue
+        assert pair.finished == [("n2", False)]
+        pair.start()
+        pair.deliver()
+        assert pair.finished[1:] == [("n2", True)]
+        assert len(pair.received) == 1
+        outcomes.append("again")
+    return outcomes
+
+
+def test_an_error_of_the_disk_while_a_snapshot_arrives_stops_the_node() -> None:
+    """A disk that fails to write or to sync is not tried again: the error goes to whoever runs the node."""
+    outcomes = _errors_while_receiving(StorageError("Input/output error"))
+    assert set(outcomes[:-1]) == {"raised"}
+    assert len(outcomes) > 10
+
+
+def test_a_full_disk_while_a_snapshot_arrives_fails_only_the_transfer() -> None:
+    """The node goes on when there is no space, and the next transfer succeeds. Only a rename that may have happened is no such case."""
+    outcomes = _errors_while_receiving(DiskFull("no space left"))
+    assert outcomes.count("raised") <= 2
+    assert outcomes.count("again") > 10

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from raftkv.codec.envelope import wrap
 from raftkv.codec.peer import FileInfo
-from raftkv.errors import Busy, Corrupt, DiskFull, InvariantBroken, ProtocolError, StateDamaged, StorageError, UnknownFormat
+from raftkv.errors import Busy, Corrupt, DiskFull, InvariantBroken, ProtocolError, StateDamaged, StorageError, Unavailable, UnknownFormat
 from raftkv.kv.store import Rows, Store
 from raftkv.raft.types import Configuration, Member, SnapshotMeta
 from raftkv.sim.disk import Crashed, SimDisk, Survival
@@ -261,7 +261,7 @@ def test_an_interrupted_transfer_goes_on_in_the_same_process() -> None:
     transfer(checkpoint, first, most=1)
     second = state.stage(checkpoint.name, checkpoint.meta, checkpoint.files)
     assert second.missing() == [(0, CHUNK, checkpoint.files[0].size - CHUNK)]
-    with pytest.raises(StorageError, match="no longer"):
+    with pytest.raises(Unavailable, match="no longer"):
         first.write(0, 0, b"x")
 
 
