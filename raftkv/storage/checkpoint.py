@@ -137,9 +137,11 @@ class StateDirectory:
         self._lock = threading.Lock()
         self._staging: Staging | None = None
         self._checksums: dict[tuple[str, str, int], int] = {}
-        if not disk.exists(path):
-            disk.mkdir(path)
-            disk.sync_directory(path.rpartition("/")[0])
+        # Names that a killed process left may be known to the running system alone: they are made durable before anything is built
+        # on them, or removed because of them.
+        disk.mkdir(path)
+        disk.sync_directory(path.rpartition("/")[0])
+        disk.sync_directory(path)
         self._current = self._load_current()
         self._clean_up()
         self._store = self._open(self._current.generation)

@@ -182,6 +182,30 @@ def test_a_crash_at_any_step_of_an_installation_leaves_the_old_state_or_the_new(
     assert outcomes == {(2, False), (10, False), (10, True)}
 
 
+def test_a_kill_at_any_step_of_an_installation_and_a_loss_of_power_later_leave_a_state() -> None:
+    """What a killed process left may be known to the running system alone: the next one removes nothing for which that would be the
+    only excuse."""
+    checkpoint = leader(10)
+    for operation in count(1):
+        finished = False
+        for chance in range(24):
+            disk = prepared(1000 * chance + operation)
+            disk.crash_at(disk.operations + operation)
+            try:
+                receive(model(disk), checkpoint)
+                finished = True
+            except Crashed:
+                finished = False
+            disk.crash(Survival.CLEAN)
+            model(disk).close()
+            disk.crash(Survival.REORDERED if chance else Survival.LOST)
+            state = model(disk)
+            assert meta_of(state.store).index in (2, 10), (operation, chance)
+            assert state.store.count(b"", b"\xff") == 11, (operation, chance)
+        if finished:
+            break
+
+
 def test_a_crash_at_any_step_of_the_first_start_leaves_a_directory_that_starts() -> None:
     """The first start may be cut short anywhere; the next one begins with an empty state, or the flushed one."""
     for survival in Survival:
