@@ -14,15 +14,16 @@ What always holds: nothing that speaks of a write leaves before the write is dur
 the node's own durable log; an error of the machine underneath (disk, memory) stops the node and never becomes a reply. The one exception
 is a full disk: nothing is applied until there is space again, then the store is opened as it was at its last flush and the log replayed.
 
-What is not here: sockets, threads, clocks and files. They come as a `Shell`, a `LogPort` and a `StateDirectory`, so that the simulator runs
-this same class. Every method that can cause work leaves it for `pump`, which the shell calls soon after `Shell.wake`.
+What is not here: sockets, threads, clocks and files. They come as a `Shell`, a `LogPort` (both in `raftkv.ports`) and a `StateDirectory`,
+so that the simulator runs this same class. Every method that can cause work leaves it for `pump`, which the shell calls soon after
+`Shell.wake`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar, cast
+from typing import cast
 
 import structlog
 from msgspec import Struct
@@ -35,6 +36,7 @@ from raftkv.kv.digest import Pair
 from raftkv.kv.machine import GroupReplies, KvMachine
 from raftkv.kv.replies import Failure, Reply
 from raftkv.kv.store import Store
+from raftkv.ports import Listener, LogPort, Shell
 from raftkv.raft import Raft
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.quorum import majority
@@ -43,8 +45,6 @@ from raftkv.raft.types import Entry, EntryId, EntryKind, Index, NodeId, Snapshot
 from raftkv.storage.checkpoint import Staging, StateDirectory
 from raftkv.storage.plan import LogWrite
 from raftkv.transfer import SnapshotReceiver, SnapshotSender
-
-_Result = TypeVar("_Result")
 
 READIES_PER_PUMP = 16
 """How many Readies one `pump` handles before it lets the event loop breathe."""
@@ -63,61 +63,6 @@ FLUSH_PAUSE_TICKS = 250
 """How long nothing is flushed after a flush found no space."""
 
 REPLAY_BYTES = 1 << 20
-
-
-class Shell(Protocol):
-    """What surrounds a replica: a network, threads, and somebody who calls `pump`."""
-
-    def send(self, node: NodeId, value: object) -> bool:
-        """Send `value` to `node`; False when it surely was not sent. Messages may be lost."""
-
-    def background(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
-        """Run `work` off the event loop, and `done` with its result or error on it."""
-
-    def background_read(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
-        """The same for long reads, which must not keep anything else waiting."""
-
-    def wake(self) -> None:
-        """Call `Replica.pump` soon."""
-
-
-class LogPort(Protocol):
-    """The durable log. Reports through `Replica.persisted`, in order."""
-
-    def submit(self, write: LogWrite) -> None:
-        """Queue `write`; it will be durable when `Replica.persisted(write.number)` is called."""
-
-    def compact(self, meta: SnapshotMeta) -> None:
-        """Queue forgetting the entries up to `meta.index`, after everything queued before."""
-
-    def clear_suspect(self) -> None:
-        """Queue recording that the node counts again."""
-
-    def read(self, first: Index, last: Index, max_bytes: int) -> Sequence[Entry]:
-        """Durable entries from `first`, at most `max_bytes` but at least one; none when `first` is forgotten. Blocks."""
-
-    @property
-    def size_bytes(self) -> int:
-        """What the log takes on disk."""
-
-
-class Listener(Protocol):
-    """Who is told what happened: the router."""
-
-    def role_changed(self, change: RoleChange, now_ms: int) -> None:
-        """The node's role, term or leader has changed."""
-
-    def applied(self, index: Index, groups: list[GroupReplies], now_ms: int) -> None:
-        """The entry at `index` has been applied and answered `groups`."""
-
-    def read_point(self, context: int, index: Index) -> None:
-        """The read `context` is linearizable once `index` is applied."""
-
-    def appended(self, now_ms: int) -> None:
-        """Everything proposed here is durable here."""
-
-    def snapshot_installed(self, now_ms: int) -> None:
-        """The state has jumped; entries were skipped."""
 
 
 class ReplicaSettings(Struct, frozen=True, kw_only=True):
