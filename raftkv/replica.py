@@ -42,8 +42,9 @@ from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.quorum import majority
 from raftkv.raft.ready import Fetch, Ready, Role, RoleChange
 from raftkv.raft.types import Entry, EntryId, EntryKind, Index, NodeId, SnapshotMeta, Term
-from raftkv.storage.checkpoint import Staging, StateDirectory
+from raftkv.storage.checkpoint import StateDirectory
 from raftkv.storage.plan import LogWrite
+from raftkv.storage.staging import Staging
 from raftkv.transfer import SnapshotReceiver, SnapshotSender
 
 READIES_PER_PUMP = 16

@@ -24,7 +24,8 @@ from raftkv.codec.peer import SnapshotChunk, SnapshotDone, SnapshotOffer, Snapsh
 from raftkv.errors import Corrupt, DiskFull, ProtocolError, Unavailable
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.raft.types import Index, NodeId
-from raftkv.storage.checkpoint import Staging, StateCheckpoint, StateDirectory
+from raftkv.storage.checkpoint import StateCheckpoint, StateDirectory
+from raftkv.storage.staging import Staging
 
 CHUNK_BYTES = 256 << 10
 """The size of one chunk; the last of a file may be shorter."""

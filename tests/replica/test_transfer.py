@@ -16,7 +16,8 @@ from raftkv.raft.types import Configuration, SnapshotMeta
 from raftkv.sim.disk import SimDisk
 from raftkv.sim.store import ModelEngine
 from raftkv.startup import snapshot_meta_of
-from raftkv.storage.checkpoint import Staging, StateDirectory
+from raftkv.storage.checkpoint import StateDirectory
+from raftkv.storage.staging import Staging
 from raftkv.transfer import ASK_AGAIN_MS, CHUNK_BYTES, GIVE_UP_MS, KEEP_MS, SnapshotReceiver, SnapshotSender
 
 RATE = 1 << 30

@@ -22,8 +22,9 @@ from raftkv.kv.store import Rows, Store
 from raftkv.raft.types import Configuration, Member, SnapshotMeta
 from raftkv.sim.disk import Crashed, SimDisk, Survival
 from raftkv.sim.store import ModelEngine
-from raftkv.storage.checkpoint import Engine, Staging, StateCheckpoint, StateDirectory
+from raftkv.storage.checkpoint import Engine, StateCheckpoint, StateDirectory
 from raftkv.storage.disk import Disk, OsDisk
+from raftkv.storage.staging import Staging
 from raftkv.storage.store import RocksEngine
 
 CHUNK = 200

@@ -11,7 +11,7 @@ from raftkv.codec.peer import FileInfo
 from raftkv.errors import Corrupt, DiskFull, StorageError, Unavailable
 from raftkv.raft.types import SnapshotMeta
 from raftkv.sim.disk import SimDisk, Survival
-from raftkv.storage import checkpoint as checkpoint_module
+from raftkv.storage import staging as staging_module
 from raftkv.storage.checkpoint import StateCheckpoint, StateDirectory
 from tests.storage.test_checkpoint import info, leader, meta_of, model, prepared, receive, sim, transfer
 
@@ -67,7 +67,7 @@ def test_what_was_staged_when_the_disk_failed_is_fetched_anew(restarts: bool) ->
 @pytest.mark.parametrize("restarts", [False, True])
 def test_a_second_sync_of_the_same_file_is_caught(restarts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: a staging area that is believed again after a sync of it has failed is a snapshot with a hole."""
-    monkeypatch.setattr(checkpoint_module, "_disown", lambda disk, path: None)
+    monkeypatch.setattr(staging_module, "_disown", lambda disk, path: None)
     with pytest.raises((AssertionError, Corrupt)):
         _sweep(restarts=restarts)
 
