@@ -60,8 +60,8 @@ DIGESTS_TOLD = 16
 SLOW_READS = 32
 """Long reads at a time; each holds a view of the state."""
 
-FLUSH_PAUSE_TICKS = 250
-"""How long nothing is flushed after a flush found no space."""
+PAUSE_TICKS = 250
+"""How long nothing is flushed after a flush found no space, and no fence written."""
 
 REPLAY_BYTES = 1 << 20
 
@@ -129,6 +129,8 @@ class Replica:
         self._store_failed = False
         self._reopening = False
         self._install_waits: Callable[[], None] | None = None
+        self._fence_due: str | None = None
+        self._fence_not_before = 0
         self._log_full = False
         self._low_space = False
         self._was_suspect = raft.suspect is not None
@@ -252,6 +254,7 @@ class Replica:
             self._exchange_health()
             self._compact_if_due()
             self._watch_space()
+            self._record_fence()
         if self._to_apply or self.raft.has_ready():
             self._shell.wake()
 
@@ -482,6 +485,7 @@ class Replica:
             raise InvariantBroken(f"the core installs a snapshot at {meta.index}, and none has arrived")
         self._installing = ready
         self._installed = False
+        self._fence_due = None  # it ends with the state that it was put up for
         self._to_apply.clear()
 
         def installed(result: KvMachine | BaseException) -> None:
@@ -534,7 +538,7 @@ class Replica:
             if not self._is_live(machine):
                 return
             if isinstance(result, DiskFull | Busy):
-                self._flush_not_before = self._ticks + FLUSH_PAUSE_TICKS
+                self._flush_not_before = self._ticks + PAUSE_TICKS
                 self.events.warning("flush_failed", reason=str(result))
                 return
             if isinstance(result, BaseException):
@@ -582,11 +586,31 @@ class Replica:
             self._divergence.forget(node)
 
     def _fence(self, reason: str) -> None:
-        if self.raft.fenced is None and self._installing is None:
+        """The state is wrong: from now on it is not served, and from the next write to the disk on no restart changes that."""
+        if self.raft.fenced is None and not self.raft.snapshot_pending and self._installing is None:
             self.events.error("fenced", reason=reason)
             self._to_apply.clear()
             self.raft.request_snapshot(reason)
+            self._fence_due, self._fence_not_before = reason, 0
+            self._record_fence()
             self._shell.wake()
+
+    def _record_fence(self) -> None:
+        """Make the fence durable, off the event loop; without space, when there is some."""
+        reason = self._fence_due
+        if reason is None or self._ticks < self._fence_not_before:
+            return
+        self._fence_due, generation = None, self._state.generation
+
+        def recorded(result: object) -> None:
+            if isinstance(result, DiskFull):
+                self.events.warning("fence_not_durable", reason=str(result))
+                if self.raft.fenced is not None:
+                    self._fence_due, self._fence_not_before = reason, self._ticks + PAUSE_TICKS
+                return
+            _raise_error(result)
+
+        self._shell.background(lambda: self._state.fence(generation, reason), recorded)
 
 
 def apply_entry(machine: KvMachine, entry: Entry, events: structlog.typing.FilteringBoundLogger) -> list[GroupReplies]:

@@ -105,8 +105,8 @@ class Stored(Struct, frozen=True):
     configuration (incarnations 0). `term_runs` names the first entry of each run of equal terms after the snapshot, and `tail`
     holds the newest entries, as many as fit in the window; `last` is the newest entry (equal to the snapshot's id when the log is
     empty). `configurations` are the configuration entries after the snapshot, oldest first. `applied` is the index that the state
-    machines hold, `snapshot.index <= applied` unless `state_lost`. `suspect` is set when the end of the log was unreadable and an
-    acknowledged entry may be missing: the largest index that may be.
+    machines hold, `snapshot.index <= applied` unless `fenced`, which says why that state cannot be used, if so. `suspect` is set when
+    the end of the log was unreadable and an acknowledged entry may be missing: the largest index that may be.
     """
 
     node: NodeId
@@ -120,4 +120,4 @@ class Stored(Struct, frozen=True):
     committed: Index = 0
     applied: Index = 0
     suspect: Index | None = None
-    state_lost: bool = False
+    fenced: str | None = None

@@ -158,9 +158,9 @@ class Node:
         self._disk = disk
         state, machine = self._open_state(disk)
         self._state = state
-        stored = stored_state(identity, self._wal, machine)
-        if stored.state_lost:
-            self._events.warning("state_lost", log_begin=stored.snapshot.index, applied=machine.applied_index)
+        stored = stored_state(identity, self._wal, machine, state.fenced)
+        if stored.fenced is not None:
+            self._events.warning("state_lost", reason=stored.fenced, log_begin=stored.snapshot.index, applied=machine.applied_index)
         if stored.suspect is not None:
             self._events.warning("suspect", up_to=stored.suspect, last=stored.last.index)
         tuning = settings.tuning

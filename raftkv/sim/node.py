@@ -264,8 +264,8 @@ class SimNode:
         engine = ModelEngine(disk, random.Random(self._rng.getrandbits(64)), tuning.refusals)
         self._state = StateDirectory(disk, engine, snapshot_meta_of, token=lambda: f"{self._rng.getrandbits(64):016x}")
         machine = self.make_machine(self._state.store)
-        stored = stored_state(identity, self.wal, machine)
-        if stored.state_lost:
+        stored = stored_state(identity, self.wal, machine, self._state.fenced)
+        if stored.fenced is not None:
             world.trace.count(self.name, "state_lost")
             if not self.doubtful:
                 raise Violation("state kept", f"{self.name} starts without a state, and nothing has destroyed it")

@@ -2,7 +2,7 @@
 
 ::
 
-    state/CURRENT                 names the live generation, and the snapshot that it came from, if it did
+    state/CURRENT                 names the live generation, the snapshot that it came from, if it did, and its fence, if it has one
     state/gen-00000001/           the files of the live store
     state/snap-<name>/            a checkpoint that is being sent; gone after a restart
     state/part-<name>/            a snapshot that arrives: see `raftkv.storage.staging`
@@ -10,8 +10,9 @@
 What always holds: CURRENT is replaced atomically and is the only thing that decides which state is live, so a crash at any point
 leaves the old state or the new one, and what else lies about is removed at the next start. A snapshot takes the place of the live
 state only after every file has been compared with its checksum and made durable, and after the position inside it has been
-compared with what was offered. The live store never shares a file that anybody writes to: checkpoints are hard links of files that
-never change.
+compared with what was offered. A fence belongs to the generation that it was put up for: whatever happens, either the fenced state is
+live and known to be fenced, or another one is live. The live store never shares a file that anybody writes to: checkpoints are hard
+links of files that never change.
 
 What is not here: when a checkpoint is made, sent or installed. Files are touched through `Disk`, except by the engine itself.
 """
@@ -60,10 +61,12 @@ class Engine(Protocol):
 
 
 class Current(Struct, frozen=True, array_like=True):
-    """The content of CURRENT. `installed` is the snapshot that the generation came from, None if it began empty."""
+    """The content of CURRENT. `installed` is the snapshot that the generation came from, None if it began empty. `fenced` says why
+    what is in it is not to be served, if so."""
 
     generation: str
     installed: SnapshotMeta | None = None
+    fenced: str | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -100,6 +103,8 @@ class StateDirectory:
         self._path = path
         self._token = token
         self._lock = threading.Lock()
+        # Only for as long as CURRENT takes: a fence must not wait until a checkpoint of the wrong state has been made.
+        self._switching = threading.Lock()
         self._staging: Staging | None = None
         self._checksums: dict[tuple[str, str, int], int] = {}
         # Names that a killed process left may be known to the running system alone: they are made durable before anything is built
@@ -120,6 +125,28 @@ class StateDirectory:
     def installed(self) -> SnapshotMeta | None:
         """The snapshot that the live state came from; the log must begin at it or after it."""
         return self._current.installed
+
+    @property
+    def generation(self) -> str:
+        """The live generation."""
+        return self._current.generation
+
+    @property
+    def fenced(self) -> str | None:
+        """Why the live state is not to be served, if it was fenced."""
+        return self._current.fenced
+
+    def fence(self, generation: str, reason: str) -> None:
+        """Let every later start know that the state of `generation` is wrong; only an installed snapshot ends that. Blocks. Does
+        nothing when that generation is not live any more.
+
+        Raises:
+            DiskFull: no space; nothing has changed.
+            StorageError: the disk failed.
+        """
+        with self._switching:
+            if generation == self._current.generation:
+                self._switch(Current(generation, self._current.installed, reason))
 
     def checkpoint(self) -> StateCheckpoint:
         """A durable checkpoint of the live store. Blocks: everything in memory is flushed and every file is read once.
@@ -211,7 +238,8 @@ class StateDirectory:
             self._disk.remove_tree(target)
             staging.discard()
             raise
-        self._switch(Current(generation, meta))
+        with self._switching:
+            self._switch(Current(generation, meta))
         old, self._store = self._store, store
         old.close()
         try:

@@ -42,10 +42,10 @@ def fill(store: Store, index: int) -> None:
     store.write({b"at": b"%d" % index, **{b"%d-%d" % (index, n): b"x" * 40 for n in range(10)}})
 
 
-def model(disk: Disk, token: str = "t") -> StateDirectory:
+def model(disk: Disk, token: str = "t", directory: type[StateDirectory] = StateDirectory) -> StateDirectory:
     """A state directory with model stores on `disk`."""
     tokens = count(1)
-    return StateDirectory(disk, ModelEngine(disk), meta_of, token=lambda: f"{token}{next(tokens)}")
+    return directory(disk, ModelEngine(disk), meta_of, token=lambda: f"{token}{next(tokens)}")
 
 
 def leader(index: int = 10) -> StateCheckpoint:
