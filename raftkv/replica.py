@@ -373,7 +373,8 @@ class Replica:
             if message.to == self.node:
                 self.raft.step(message)
             elif isinstance(message, InstallSnapshot):
-                self._sender.start(message)
+                if self.raft.fenced is None:  # else it was asked for before this node knew that its state is wrong
+                    self._sender.start(message)
             else:
                 self._shell.send(message.to, message)
 
@@ -591,6 +592,7 @@ class Replica:
             self.events.error("fenced", reason=reason)
             self._to_apply.clear()
             self.raft.request_snapshot(reason)
+            self._sender.distrust()
             self._fence_due, self._fence_not_before = reason, 0
             self._record_fence()
             self._shell.wake()

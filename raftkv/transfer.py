@@ -3,7 +3,8 @@
 The receiver pulls: it asks for one chunk at a time, a few at once, so that it is never sent more than it can write; the sender answers
 within a byte budget, so that a transfer does not starve the nodes' other work. A transfer that is interrupted begins where it stopped:
 the staging area keeps what has arrived, and an offer of the same snapshot finds it. A checkpoint is made once and serves every peer
-that needs it at the same time; while it is being sent, the log behind it must stay (`floor`).
+that needs it at the same time; while it is being sent, the log behind it must stay (`floor`). Nothing of a state that has turned out to
+be wrong is sent from then on, nor kept to be sent later (`distrust`).
 
 A transfer may fail for many reasons, and the next one may succeed. An error of the disk is none of them: it is raised, and the node
 stops.
@@ -84,6 +85,7 @@ class SnapshotSender:
         self._outgoing: dict[NodeId, _Outgoing] = {}
         self._checkpoint: StateCheckpoint | None = None
         self._making = False
+        self._distrusted = False  # what is being made is not to be sent
         self._keep_ms = 0
         self._events = structlog.get_logger("raftkv")
 
@@ -103,8 +105,7 @@ class SnapshotSender:
         if self._checkpoint is not None and self._checkpoint.meta.index >= message.snapshot.index:
             self._offer(transfer, self._checkpoint)
         elif not self._making:
-            self._making = True
-            self._background(self._state.checkpoint, self._made)
+            self._make()
 
     def wanted(self, peer: NodeId, want: SnapshotWant) -> None:
         """`peer` asks for a chunk."""
@@ -133,6 +134,13 @@ class SnapshotSender:
         for peer in sorted(self._outgoing):
             self._end(peer, False)
 
+    def distrust(self) -> None:
+        """The state here is wrong: end all transfers, and remove what was made of it, also what is being made at this moment. A
+        transfer that is started later gets a checkpoint of the state that is live then."""
+        self.stop_all()
+        self._distrusted = self._making
+        self._discard()
+
     def tick(self, elapsed_ms: int) -> None:
         """Time has passed: the budget fills up, silent transfers end, and so does the wait for those that broke off."""
         if self._keep_ms > 0 and not self._outgoing:
@@ -148,14 +156,24 @@ class SnapshotSender:
             else:
                 self._serve(peer, transfer)
 
+    def _make(self) -> None:
+        self._making = True
+        self._background(self._state.checkpoint, self._made)
+
     def _made(self, result: StateCheckpoint | BaseException) -> None:
         self._making = False
+        distrusted, self._distrusted = self._distrusted, False
         if isinstance(result, DiskFull):
             self._events.warning("checkpoint_failed", reason=str(result))
             self.stop_all()
             return
         if isinstance(result, BaseException):
             raise result
+        if distrusted:
+            self._background(result.discard, _raise_error)
+            if self._outgoing:
+                self._make()
+            return
         old, self._checkpoint = self._checkpoint, result
         if old is not None and not any(transfer.checkpoint is old for transfer in self._outgoing.values()):
             self._background(old.discard, _raise_error)
@@ -200,8 +218,12 @@ class SnapshotSender:
             self._release()
 
     def _release(self) -> None:
-        if not self._outgoing and not self._making and self._keep_ms <= 0 and self._checkpoint is not None:
-            old, self._checkpoint = self._checkpoint, None
+        if not self._outgoing and not self._making and self._keep_ms <= 0:
+            self._discard()
+
+    def _discard(self) -> None:
+        old, self._checkpoint = self._checkpoint, None
+        if old is not None:
             self._background(old.discard, _raise_error)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -15,8 +15,9 @@ from raftkv.kv.batch import FORMAT_VERSION, Batch, encode_batch
 from raftkv.kv.machine import KvMachine
 from raftkv.raft.config import Config
 from raftkv.raft.membership import encode_configuration
-from raftkv.raft.messages import Heartbeat, InstallSnapshot, SnapshotRequest
+from raftkv.raft.messages import Heartbeat, InstallSnapshot, PreVote, PreVoteResponse, SnapshotRequest, Vote, VoteResponse
 from raftkv.raft.node import Raft
+from raftkv.raft.ready import Role
 from raftkv.raft.types import Configuration, Entry, EntryKind, HardState, Member, SnapshotMeta
 from raftkv.replica import PAUSE_TICKS, Replica, ReplicaSettings
 from raftkv.sim.disk import SimDisk, Survival
@@ -119,6 +120,40 @@ class Node:
         """The leader says that the state here is wrong."""
         self.replica.receive("n2", Fence(2, "n2 leads term 1"))
         self.settle(background=background)
+
+    def leads(self) -> None:
+        """Wins an election."""
+        raft = self.replica.raft
+        for _ in range(4 * raft.config.election_ticks):
+            self.replica.tick()
+            self.settle()
+            for ask in self.sent:
+                if isinstance(ask, PreVote) and ask.to == "n2":
+                    self.replica.receive("n2", PreVoteResponse("n2", "n1", ask.term, 7, ask.campaign_term, True))
+                elif isinstance(ask, Vote) and ask.to == "n2":
+                    self.replica.receive("n2", VoteResponse("n2", "n1", ask.term, 7, True))
+            self.sent.clear()
+            if raft.role is Role.LEADER:
+                return
+        raise AssertionError("nobody was elected")
+
+    def finds_itself_wrong(self, *, background: bool = True) -> None:
+        """The others tell what the majority's state is, and it is not what is here."""
+        for node in ("n2", "n3"):
+            self.replica.receive(node, Health(((4, b"another digest"),), 0, 4, None, ""))
+        for _ in range(ReplicaSettings().heartbeat_ticks):
+            self.replica.tick()
+        self.settle(background=background)
+        assert self.replica.raft.fenced is not None
+
+    def is_asked_for_a_snapshot(self) -> None:
+        """n3 wants one."""
+        self.replica.receive("n3", SnapshotRequest("n3", "n1", self.replica.raft.term, 7, "lost"))
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """The checkpoints on disk."""
+        return [name for name in self.disk.list("state") if name.startswith("snap-")]
 
     def loses_power(self, replica_type: type[Replica] = Replica) -> Node:
         """Flushes what it has, stops, and starts again."""
@@ -229,3 +264,67 @@ def test_a_fence_of_no_leader_is_no_fence() -> None:
     node.replica.receive("n3", Fence(2, "n3 leads term 1"))
     node.settle()
     assert (node.state.fenced, node.replica.ready_to_serve) == (None, True)
+
+
+def _leader() -> Node:
+    node = Node(SimDisk(random.Random(1)))
+    node.leads()
+    return node
+
+
+def _fences_itself_with_a_checkpoint(node: Node) -> None:
+    """A checkpoint is being sent when the leader finds that its state is wrong."""
+    node.is_asked_for_a_snapshot()
+    node.settle()
+    assert len(node.checkpoints) == 1
+    node.finds_itself_wrong()
+
+
+def _fences_itself_while_making_a_checkpoint(node: Node) -> None:
+    """A checkpoint is about to be made when the leader finds that its state is wrong."""
+    node.is_asked_for_a_snapshot()
+    node.settle(background=False)
+    assert len(node.work) == 1
+    node.finds_itself_wrong(background=False)
+    node.settle()
+
+
+def _fences_itself_when_asked_for_a_checkpoint(node: Node) -> None:
+    """The core has just said that a peer needs a snapshot, and nothing has been done about it."""
+    node.is_asked_for_a_snapshot()
+    node.finds_itself_wrong()
+
+
+MOMENTS = [_fences_itself_with_a_checkpoint, _fences_itself_while_making_a_checkpoint, _fences_itself_when_asked_for_a_checkpoint]
+
+
+@pytest.mark.parametrize("happens", MOMENTS)
+def test_a_leader_that_fences_itself_keeps_nothing_of_the_wrong_state(happens: Callable[[Node], None]) -> None:
+    """At whatever moment it happens, no checkpoint of the wrong state is there afterwards, so that none can be offered when the node leads
+    again."""
+    node = _leader()
+    happens(node)
+    node.settle()
+    assert node.replica.raft.role is Role.FOLLOWER
+    assert node.checkpoints == []
+
+
+@pytest.mark.parametrize("happens", MOMENTS)
+def test_a_checkpoint_that_is_kept_is_caught(happens: Callable[[Node], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: a leader that only ends its transfers, as any that steps down does, has the wrong state at hand for another minute."""
+    monkeypatch.setattr(SnapshotSender, "distrust", SnapshotSender.stop_all)
+    monkeypatch.setattr(Replica, "_send", _send_whatever)
+    node = _leader()
+    happens(node)
+    node.settle()
+    assert len(node.checkpoints) == 1
+
+
+def _send_whatever(self: Replica, messages: Sequence[Any]) -> None:
+    for message in messages:
+        if message.to == self.node:
+            self.raft.step(message)
+        elif isinstance(message, InstallSnapshot):
+            self._sender.start(message)
+        else:
+            self._shell.send(message.to, message)

@@ -49,6 +49,16 @@ class Pair:
 
         return send
 
+    def put_off(self) -> deque[Callable[[], None]]:
+        """From now on what the sender does in the background waits in the answer."""
+        work: deque[Callable[[], None]] = deque()
+
+        def background(make: Callable[[], object], done: Callable[[object], None]) -> None:
+            work.append(lambda: _now(make, done))
+
+        self.sender._background = background
+        return work
+
     def start(self) -> None:
         self.sender.start(InstallSnapshot("n1", "n2", 1, 7, SnapshotMeta(0, 0, Configuration())))
 
@@ -235,6 +245,48 @@ def test_a_checkpoint_may_take_long_to_make() -> None:
     assert isinstance(pair.sent[-1], SnapshotOffer)
     sender.tick(GIVE_UP_MS + 1)
     assert pair.finished == [("n2", False)]
+
+
+def _snapshots(pair: Pair) -> list[str]:
+    return [name for name in pair.disks[0].list("state") if name.startswith("snap-")]
+
+
+def test_a_checkpoint_of_a_wrong_state_is_not_kept() -> None:
+    """A leader whose state has turned out to be wrong removes what it made of it at once, and tells nothing more of it; what it sends when
+    it leads again is made anew."""
+    pair = Pair()
+    pair.start()
+    pair.deliver(4)
+    pair.sender.distrust()
+    assert pair.finished == [("n2", False)]
+    assert _snapshots(pair) == []
+    pair.deliver()
+    assert pair.received == []
+    pair.start()
+    pair.deliver()
+    offers = [frame.id for frame in pair.sent if isinstance(frame, SnapshotOffer)]
+    assert len(set(offers)) == 2
+    assert pair.received[0][1].offer.name == offers[1]
+
+
+def test_a_checkpoint_that_is_being_made_of_a_wrong_state_is_not_kept_either() -> None:
+    """It is removed when it is made, and another one is made for a transfer that was begun in between."""
+    for again in (False, True):
+        pair = Pair()
+        work = pair.put_off()
+        pair.start()
+        pair.sender.distrust()
+        if again:
+            pair.start()
+        assert pair.sent == []
+        work.popleft()()
+        assert pair.sent == []
+        (wrong,) = _snapshots(pair)
+        work.popleft()()
+        assert _snapshots(pair) == []
+        while work:
+            work.popleft()()
+        assert [f"snap-{frame.id}" == wrong for frame in pair.sent if isinstance(frame, SnapshotOffer)] == [False] * again
 
 
 def _errors_while_receiving(error: StorageError) -> list[str]:
