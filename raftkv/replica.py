@@ -139,7 +139,7 @@ class Replica:
         self.events: structlog.typing.FilteringBoundLogger = structlog.get_logger("raftkv").bind(node=self.node)
         self._divergence = DivergenceWatch(self.node)
         self._sender = SnapshotSender(state, shell.background, shell.send, self._snapshot_sent, settings.snapshot_bytes_per_second)
-        self._receiver = SnapshotReceiver(state, shell.background, shell.send, self._snapshot_received)
+        self._receiver = SnapshotReceiver(state, shell.background, shell.send, self._snapshot_received, self._make_room)
 
     def attach(self, listener: Listener) -> None:
         """Name the listener. Called once, before the first `pump`."""
@@ -312,6 +312,8 @@ class Replica:
         if full != self._log_full:
             self._log_full = full
             self.events.warning("log_disk_full" if full else "log_disk_has_space")
+            if full:
+                self._make_room("the log has no space")
 
     def pump(self, now_ms: int) -> None:
         """Handle what the core has ready, a bounded number of Readies; asks for another call if there is more.
@@ -413,6 +415,7 @@ class Replica:
         except DiskFull as error:
             self._store_failed = True
             self.events.error("store_disk_full", reason=str(error), applied=self.machine.applied_index)
+            self._make_room(str(error))
             self.raft.step_down()  # another node's state may still have space, and reads wait for what is applied
         self.raft.applied(self.machine.applied_index)
 
@@ -424,8 +427,21 @@ class Replica:
         if low != self._low_space:
             self._low_space = low
             self.events.warning("disk_space_low" if low else "disk_space_regained", reserve_bytes=reserve)
+            if low:
+                self._make_room(f"less than {reserve} bytes are left on the disk")
         if self._store_failed and not low and not self._reopening and self._installing is None:
             self._reopen()
+
+    def _make_room(self, reason: str) -> None:
+        """Remove a damaged state that was set aside: it helps to find out what happened, and that must cost the node nothing."""
+
+        def removed(result: bool | BaseException) -> None:
+            if isinstance(result, BaseException):
+                raise result
+            if result:
+                self.events.warning("damaged_state_removed", reason=reason)
+
+        self._shell.background(self._state.give_up_damaged, removed)
 
     def _reopen(self) -> None:
         """There is space again: open the store as it was at its last flush, and replay the log up to where the core believes it is."""

@@ -258,6 +258,7 @@ class SnapshotReceiver:
         background: runs blocking work.
         send: sends a frame to a peer.
         received: told (message, staging) when all of it is there, verified and durable. The staging area is then the caller's.
+        no_space: told that a transfer has failed for want of space, and how; the next one may find some.
     """
 
     def __init__(
@@ -266,11 +267,13 @@ class SnapshotReceiver:
         background: Background,  # type: ignore[type-arg]
         send: Callable[[NodeId, object], bool],
         received: Callable[[InstallSnapshot, Staging], None],
+        no_space: Callable[[str], None],
     ) -> None:
         self._state = state
         self._background = background
         self._send = send
         self._received = received
+        self._no_space = no_space
         self._incoming: _Incoming | None = None
         self._events = structlog.get_logger("raftkv")
 
@@ -373,6 +376,8 @@ class SnapshotReceiver:
         if not isinstance(error, Corrupt | DiskFull | ProtocolError | Unavailable):
             raise error
         self._events.warning("snapshot_failed", sender=incoming.sender, reason=str(error))
+        if isinstance(error, DiskFull):
+            self._no_space(str(error))
         if self._incoming is incoming:
             self._incoming = None
         self._send(incoming.sender, SnapshotDone(incoming.offer.id, False, str(error)[:200]))

@@ -428,7 +428,7 @@ class Node:
         self._loop.call_soon_threadsafe(self._fail, error)
 
     def _log_full(self, full: bool) -> None:
-        self._loop.call_soon_threadsafe(self._replica.log_full, full)
+        self._loop.call_soon_threadsafe(self._guarded, self._replica.log_full, full)
 
     def _ready(self) -> Check:
         raft = self._replica.raft

@@ -35,6 +35,7 @@ from raftkv.codec.peer import FileInfo
 from raftkv.errors import Busy, Corrupt, DirectoryInUse, DiskFull, InvariantBroken, StateDamaged, StorageError, UnknownFormat
 from raftkv.kv.store import Rows, Store
 from raftkv.raft.types import SnapshotMeta
+from raftkv.storage.damage import give_up_aside
 from raftkv.storage.disk import Disk, read_file, replace_file
 from raftkv.storage.staging import Offer, Staging, check_offer, checksum, condemning, load_offer, store_offer, take_over
 
@@ -269,6 +270,14 @@ class StateDirectory:
     def free_bytes(self) -> int:
         """The space that is left on the disk."""
         return self._disk.free_space()
+
+    def give_up_damaged(self) -> bool:
+        """Remove a damaged state that was set aside, for its space. Blocks. Returns whether there was one.
+
+        Raises:
+            StorageError: not all of it could be removed.
+        """
+        return give_up_aside(self._disk)
 
     def close(self) -> None:
         """Release the live store. Idempotent."""

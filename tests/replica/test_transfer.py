@@ -37,8 +37,12 @@ class Pair:
         self.sent: list[object] = []
         self.finished: list[tuple[str, bool]] = []
         self.received: list[tuple[InstallSnapshot, Staging]] = []
+        self.refusals: list[str] = []
+        """Why there was no space."""
         self.sender = SnapshotSender(self.states[0], _now, self._sends("n2"), lambda peer, ok: self.finished.append((peer, ok)), rate)
-        self.receiver = SnapshotReceiver(self.states[1], _now, self._sends("n1"), lambda m, s: self.received.append((m, s)))
+        self.receiver = SnapshotReceiver(
+            self.states[1], _now, self._sends("n1"), lambda m, s: self.received.append((m, s)), self.refusals.append
+        )
 
     def _sends(self, to: str) -> Callable[[str, object], bool]:
         def send(node: str, frame: object) -> bool:
@@ -307,6 +311,7 @@ def _errors_while_receiving(error: StorageError) -> list[str]:
             outcomes.append("whole")
             continue
         assert pair.finished == [("n2", False)]
+        assert len(pair.refusals) == isinstance(error, DiskFull)
         pair.start()
         pair.deliver()
         assert pair.finished[1:] == [("n2", True)]
