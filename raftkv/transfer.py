@@ -1,10 +1,11 @@
 """Moving a snapshot from a leader to a node that needs one, in chunks that the receiver asks for.
 
 The receiver pulls: it asks for one chunk at a time, a few at once, so that it is never sent more than it can write; the sender answers
-within a byte budget, so that a transfer does not starve the nodes' other work. A transfer that is interrupted begins where it stopped:
-the staging area keeps what has arrived, and an offer of the same snapshot finds it. A checkpoint is made once and serves every peer
-that needs it at the same time; while it is being sent, the log behind it must stay (`floor`). Nothing of a state that has turned out to
-be wrong is sent from then on, nor kept to be sent later (`distrust`).
+within a byte budget, so that a transfer does not starve the nodes' other work. While the receiver has nothing to ask for because it
+writes or verifies what it has, it says that this moves on, so that a large state on a slow disk is not taken for a dead peer. A transfer
+that is interrupted begins where it stopped: the staging area keeps what has arrived, and an offer of the same snapshot finds it. A
+checkpoint is made once and serves every peer that needs it at the same time; while it is being sent, the log behind it must stay
+(`floor`). Nothing of a state that has turned out to be wrong is sent from then on, nor kept to be sent later (`distrust`).
 
 A transfer may fail for many reasons, and the next one may succeed. An error of the disk is none of them: it is raised, and the node
 stops.
@@ -108,12 +109,12 @@ class SnapshotSender:
             self._make()
 
     def wanted(self, peer: NodeId, want: SnapshotWant) -> None:
-        """`peer` asks for a chunk."""
+        """`peer` asks for a chunk, or says that it is at work."""
         transfer = self._outgoing.get(peer)
         if transfer is None or transfer.checkpoint is None or transfer.checkpoint.name != want.id:
             self._send(peer, SnapshotDone(want.id, False, "the snapshot is no longer offered"))
             return
-        if len(transfer.wants) < 2 * CHUNKS_ASKED:
+        if want.size and len(transfer.wants) < 2 * CHUNKS_ASKED:
             transfer.wants.append(want)
         transfer.quiet_ms = 0
         self._serve(peer, transfer)
@@ -247,7 +248,18 @@ class _Incoming:
         self.asked: dict[tuple[int, int], int] = {}
         self.writing = 0
         self.finishing = False
+        self.moved = False
+        """Set, from any thread, when the work of this node has come forward."""
         self.quiet_ms = 0
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it is this node's turn, rather than the sender's."""
+        return self.staging is None or self.writing > 0 or self.finishing
+
+    def has_moved(self) -> None:
+        """The work of this node has come forward."""
+        self.moved = True
 
 
 class SnapshotReceiver:
@@ -297,11 +309,12 @@ class SnapshotReceiver:
                 self._failed(incoming, staging)
             elif self._incoming is incoming:
                 incoming.staging = staging
+                incoming.quiet_ms = 0
                 incoming.missing = deque(staging.missing())
                 self._events.info("snapshot_receiving", sender=sender, index=meta.index, bytes=sum(size for _, _, size in incoming.missing))
                 self._advance(incoming)
 
-        self._background(lambda: self._state.stage(offer.id, meta, offer.files), staged)
+        self._background(lambda: self._state.stage(offer.id, meta, offer.files, incoming.has_moved), staged)
 
     def chunk(self, sender: NodeId, chunk: SnapshotChunk) -> None:
         """A chunk has arrived. One that was not asked for, or has the wrong size, is ignored."""
@@ -318,6 +331,7 @@ class SnapshotReceiver:
 
         def written(result: object) -> None:
             incoming.writing -= 1
+            incoming.has_moved()
             if isinstance(result, BaseException):
                 self._failed(incoming, result)
             elif self._incoming is incoming:
@@ -332,16 +346,19 @@ class SnapshotReceiver:
             self._incoming = None
 
     def tick(self, elapsed_ms: int) -> None:
-        """Time has passed: ask again for what was lost, and give up on a sender that is gone."""
+        """Time has passed: say that the work here moves on, ask again for what was lost, and give up on a sender that is gone."""
         incoming = self._incoming
-        if incoming is None or incoming.finishing:
+        if incoming is None:
             return
         before = incoming.quiet_ms
         incoming.quiet_ms += elapsed_ms
-        if incoming.quiet_ms > GIVE_UP_MS:
+        if incoming.quiet_ms > GIVE_UP_MS and not incoming.at_work:
             self._events.warning("snapshot_abandoned", sender=incoming.sender)
             self._incoming = None
         elif incoming.quiet_ms // ASK_AGAIN_MS > before // ASK_AGAIN_MS:
+            if incoming.moved:
+                incoming.moved = False
+                self._send(incoming.sender, SnapshotWant(incoming.offer.id, 0, 0, 0))
             for (file, offset), size in sorted(incoming.asked.items()):
                 self._send(incoming.sender, SnapshotWant(incoming.offer.id, file, offset, size))
 

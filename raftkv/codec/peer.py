@@ -116,7 +116,8 @@ class SnapshotOffer(Struct, frozen=True, array_like=True, tag=39):
 
 
 class SnapshotWant(Struct, frozen=True, array_like=True, tag=40):
-    """Send me `size` bytes of file number `file` (its place in the offer) at `offset`."""
+    """Send me `size` bytes of file number `file` (its place in the offer) at `offset`. A size of 0 asks for nothing: I am at work on what
+    I have, and it moves on."""
 
     id: Name
     file: Natural

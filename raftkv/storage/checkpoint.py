@@ -37,7 +37,7 @@ from raftkv.kv.store import Rows, Store
 from raftkv.raft.types import SnapshotMeta
 from raftkv.storage.damage import give_up_aside
 from raftkv.storage.disk import Disk, read_file, replace_file
-from raftkv.storage.staging import Offer, Staging, check_offer, checksum, condemning, load_offer, store_offer, take_over
+from raftkv.storage.staging import Offer, Staging, check_offer, checksum, condemning, load_offer, nobody_waits, store_offer, take_over
 
 CURRENT_MAGIC: Final = b"RKVSTATE"
 FORMAT_VERSION: Final = 1
@@ -173,10 +173,13 @@ class StateDirectory:
             raise
         return StateCheckpoint(self._disk, path, name, meta, files)
 
-    def stage(self, name: str, meta: SnapshotMeta, files: Sequence[FileInfo]) -> Staging:
+    def stage(
+        self, name: str, meta: SnapshotMeta, files: Sequence[FileInfo], moved: Callable[[], None] = nobody_waits
+    ) -> Staging:
         """The staging area for a snapshot, with what has arrived of it before, or of another one with files in common. Blocks.
 
-        Only one snapshot is staged at a time: what was staged before is closed.
+        Only one snapshot is staged at a time: what was staged before is closed. `moved` is called, from whatever thread, while this or
+        a long step of the staging area goes on.
 
         Raises:
             ProtocolError: the offer cannot be one.
@@ -186,9 +189,9 @@ class StateDirectory:
         offer = Offer(name, meta, tuple(files))
         check_offer(offer)
         with self._lock:
-            return self._stage(name, offer)
+            return self._stage(name, offer, moved)
 
-    def _stage(self, name: str, offer: Offer) -> Staging:
+    def _stage(self, name: str, offer: Offer, moved: Callable[[], None]) -> Staging:
         if self._staging is not None:
             self._staging.close()
         path = f"{self._path}/part-{name}"
@@ -198,11 +201,11 @@ class StateDirectory:
             self._disk.mkdir(f"{path}/data")
             store_offer(self._disk, path, offer)
         with condemning(self._disk, path):
-            staging = Staging(self._disk, path, offer)
+            staging = Staging(self._disk, path, offer, moved)
         for other in self._parts():
             if other != path:
                 with condemning(self._disk, other):
-                    take_over(self._disk, other, staging)
+                    take_over(self._disk, other, staging, moved)
                 self._disk.remove_tree(other)
         needed = sum(size for _, _, size in staging.missing())
         if needed + SPARE_BYTES > self._disk.free_space():

@@ -23,7 +23,7 @@ import contextlib
 import re
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import google_crc32c
@@ -60,13 +60,20 @@ _decoder = msgspec.msgpack.Decoder(Offer)
 
 
 class Staging:
-    """A snapshot that arrives. `write` may be called from several threads at once."""
+    """A snapshot that arrives. `write` may be called from several threads at once.
 
-    def __init__(self, disk: Disk, path: str, offer: Offer) -> None:
+    Args:
+        disk, path: where; the directory holds what has arrived before, or nothing.
+        offer: what is to arrive.
+        moved: called again and again while a long step goes on, from the thread that takes it: the disk does not hang.
+    """
+
+    def __init__(self, disk: Disk, path: str, offer: Offer, moved: Callable[[], None]) -> None:
         self.path = path
         self.offer = offer
         self.finished = False
         self._disk = disk
+        self._moved = moved
         self._lock = threading.Lock()
         self._closed = False
         self._arrived: list[list[tuple[int, int]]] = [[] for _ in offer.files]
@@ -122,6 +129,7 @@ class Staging:
             for number in range(len(self.offer.files)):
                 with contextlib.closing(self._open_data(number)) as handle:
                     handle.sync()
+                self._moved()
             self._disk.sync_directory(f"{self.path}/data")
             self.finished = True
 
@@ -152,7 +160,7 @@ class Staging:
                 yield info, self._data_path(number)
 
     def _verify(self, number: int, info: FileInfo, handle: File) -> None:
-        if handle.size() == info.size and checksum(handle, 0, info.size) == info.crc:
+        if handle.size() == info.size and checksum(handle, 0, info.size, self._moved) == info.crc:
             return
         # Emptied, so that after a restart nothing of it passes for verified.
         handle.truncate(0)
@@ -178,7 +186,7 @@ class Staging:
             return False
         handle = self._open_data(file)
         try:
-            return handle.size() >= offset + size and checksum(handle, offset, size) == crc
+            return handle.size() >= offset + size and checksum(handle, offset, size, self._moved) == crc
         finally:
             handle.close()
 
@@ -242,13 +250,13 @@ def condemning(disk: Disk, path: str) -> Iterator[None]:
         raise
 
 
-def take_over(disk: Disk, path: str, staging: Staging) -> None:
+def take_over(disk: Disk, path: str, staging: Staging, moved: Callable[[], None]) -> None:
     """Move what another snapshot has in common with `staging` there."""
     offer = load_offer(disk, path)
     if offer is None:
         return
     wanted = {info: number for number, info in enumerate(staging.offer.files)}
-    other = Staging(disk, path, offer)
+    other = Staging(disk, path, offer, moved)
     other.close()
     for info, source in other.whole():
         if info in wanted:
@@ -259,13 +267,19 @@ def _open_or_create(disk: Disk, path: str) -> File:
     return disk.open(path) if disk.exists(path) else disk.create(path)
 
 
-def checksum(file: File, offset: int, size: int) -> int:
+def nobody_waits() -> None:
+    """For a step of which nobody wants to know that it moves."""
+
+
+def checksum(file: File, offset: int, size: int, moved: Callable[[], None] = nobody_waits) -> int:
+    """The CRC32C of a stretch of `file`; `moved` is called after each piece of it."""
     crc = 0
     while size > 0:
         data = file.read_at(offset, min(size, READ_BYTES))
         if not data:
             break
         crc = google_crc32c.extend(crc, data)
+        moved()
         offset += len(data)
         size -= len(data)
     return crc

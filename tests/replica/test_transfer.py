@@ -23,11 +23,22 @@ from raftkv.transfer import ASK_AGAIN_MS, CHUNK_BYTES, GIVE_UP_MS, KEEP_MS, Snap
 RATE = 1 << 30
 
 
+class SlowDisk(SimDisk):
+    """A disk on which reading what was staged takes time, in which `meanwhile` happens."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def observe(self, kind: str, path: str) -> None:
+        super().observe(kind, path)
+        if self.meanwhile is not None and "/data/" in path:
+            self.meanwhile()
+
+
 class Pair:
     """A leader n1 with state and a follower n2 without, joined by two queues; background work happens at once."""
 
     def __init__(self, rate: int = RATE) -> None:
-        self.disks = [SimDisk(random.Random(seed)) for seed in (1, 2)]
+        self.disks = [SimDisk(random.Random(1)), SlowDisk(random.Random(2))]
         self.states = [StateDirectory(disk, ModelEngine(disk), snapshot_meta_of) for disk in self.disks]
         machine = KvMachine(self.states[0].store)
         machine.apply_empty(1, 1)
@@ -53,18 +64,38 @@ class Pair:
 
         return send
 
-    def put_off(self) -> deque[Callable[[], None]]:
-        """From now on what the sender does in the background waits in the answer."""
+    def put_off(self, whose: SnapshotSender | SnapshotReceiver) -> deque[Callable[[], None]]:
+        """From now on what one side does in the background waits in the answer."""
         work: deque[Callable[[], None]] = deque()
 
         def background(make: Callable[[], object], done: Callable[[object], None]) -> None:
             work.append(lambda: _now(make, done))
 
-        self.sender._background = background
+        whose._background = background
         return work
 
     def start(self) -> None:
         self.sender.start(InstallSnapshot("n1", "n2", 1, 7, SnapshotMeta(0, 0, Configuration())))
+
+    def pass_time(self, ms: int) -> None:
+        """Let so much time pass at both nodes, and frames arrive."""
+        for _ in range(ms // 100):
+            self.sender.tick(100)
+            self.receiver.tick(100)
+            self.deliver()
+
+    def reads_take(self, ms: int) -> list[int]:
+        """From now on each read of a staged file takes so long. The answer will hold an item for each."""
+        reads: list[int] = []
+        disk = self.disks[1]
+        assert isinstance(disk, SlowDisk)
+
+        def meanwhile() -> None:
+            reads.append(ms)
+            self.pass_time(ms)
+
+        disk.meanwhile = meanwhile
+        return reads
 
     def deliver(self, most: int = 1_000_000) -> None:
         for _ in range(most):
@@ -251,6 +282,55 @@ def test_a_checkpoint_may_take_long_to_make() -> None:
     assert pair.finished == [("n2", False)]
 
 
+def test_a_large_snapshot_may_take_long_to_verify() -> None:
+    """A receiver that is silent because it compares checksums says that this moves on, and nobody begins anew."""
+    pair = Pair()
+    pair.start()
+    reads = pair.reads_take(10_000)
+    pair.deliver()
+    assert sum(reads) > GIVE_UP_MS
+    assert pair.finished == [("n2", True)]
+    assert len(pair.received) == 1
+    assert sum(isinstance(frame, SnapshotOffer) for frame in pair.sent) == 1
+
+
+def test_what_has_arrived_may_take_long_to_verify_before_a_transfer_goes_on() -> None:
+    """The same when a transfer that was interrupted is taken up: what is there is read first, and only the rest is fetched."""
+    pair = Pair()
+    pair.start()
+    pair.deliver(13)
+    pair.frames.clear()
+    pair.sender.peer_lost("n2")
+    pair.receiver.tick(GIVE_UP_MS + 1)
+    pair.finished.clear()
+    pair.sent.clear()
+    reads = pair.reads_take(6_000)
+    pair.start()
+    pair.deliver()
+    assert sum(reads) > 2 * GIVE_UP_MS
+    assert pair.finished == [("n2", True)]
+    chunks = [frame for frame in pair.sent if isinstance(frame, SnapshotChunk)]
+    offer = next(frame for frame in pair.sent if isinstance(frame, SnapshotOffer))
+    assert 0 < len(chunks) < sum(-(-file.size // CHUNK_BYTES) for file in offer.files)
+
+
+@pytest.mark.parametrize("jobs", [0, 1, 9])
+def test_a_receiver_whose_disk_hangs_is_given_up(jobs: int) -> None:
+    """Work that does not move keeps no transfer alive, and so no log on the leader: to stage, to write, or to verify after eight writes."""
+    pair = Pair()
+    work = pair.put_off(pair.receiver)
+    pair.start()
+    for _ in range(jobs):
+        pair.deliver()
+        work.popleft()()
+    pair.deliver()
+    assert work
+    pair.pass_time(GIVE_UP_MS)
+    pair.pass_time(2 * ASK_AGAIN_MS)
+    assert pair.finished == [("n2", False)]
+    assert pair.sender.floor is None
+
+
 def _snapshots(pair: Pair) -> list[str]:
     return [name for name in pair.disks[0].list("state") if name.startswith("snap-")]
 
@@ -277,7 +357,7 @@ def test_a_checkpoint_that_is_being_made_of_a_wrong_state_is_not_kept_either() -
     """It is removed when it is made, and another one is made for a transfer that was begun in between."""
     for again in (False, True):
         pair = Pair()
-        work = pair.put_off()
+        work = pair.put_off(pair.sender)
         pair.start()
         pair.sender.distrust()
         if again:
