@@ -392,9 +392,10 @@ class SnapshotReceiver:
     def _failed(self, incoming: _Incoming, error: BaseException) -> None:
         if not isinstance(error, Corrupt | DiskFull | ProtocolError | Unavailable):
             raise error
+        if self._incoming is not incoming:
+            return  # it has ended already, and the sender may have begun another of the same snapshot
+        self._incoming = None
         self._events.warning("snapshot_failed", sender=incoming.sender, reason=str(error))
         if isinstance(error, DiskFull):
             self._no_space(str(error))
-        if self._incoming is incoming:
-            self._incoming = None
         self._send(incoming.sender, SnapshotDone(incoming.offer.id, False, str(error)[:200]))

@@ -282,6 +282,32 @@ def test_a_checkpoint_may_take_long_to_make() -> None:
     assert pair.finished == [("n2", False)]
 
 
+def test_a_write_that_comes_too_late_does_not_end_the_transfer_that_took_its_place() -> None:
+    """Chunks of a transfer that was broken off may still be on their way to the disk when the same snapshot is staged again."""
+    pair = Pair()
+    work = pair.put_off(pair.receiver)
+    pair.start()
+    pair.deliver()
+    work.popleft()()
+    pair.deliver()
+    late = list(work)
+    work.clear()
+    offer = next(frame for frame in pair.sent if isinstance(frame, SnapshotOffer))
+    pair.sender.stop_all()
+    pair.receiver.stopped("n1", SnapshotDone(offer.id, False, "the leader has stepped down"))
+    pair.start()
+    pair.deliver()
+    work.popleft()()
+    for write in late:
+        write()
+    while work or pair.frames:
+        pair.deliver()
+        if work:
+            work.popleft()()
+    assert pair.finished == [("n2", False), ("n2", True)]
+    assert len(pair.received) == 1
+
+
 def test_a_large_snapshot_may_take_long_to_verify() -> None:
     """A receiver that is silent because it compares checksums says that this moves on, and nobody begins anew."""
     pair = Pair()
