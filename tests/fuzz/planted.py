@@ -13,8 +13,8 @@ from raftkv.codec import peer, record, resp
 from raftkv.codec.frames import FrameDecoder
 from raftkv.kv import commands, glob, machine
 from raftkv.server import settings
-from raftkv.storage.checkpoint import Staging
 from raftkv.storage.log_index import Hole, LogIndex
+from raftkv.storage.staging import Staging
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from raftkv.raft.types import NodeId, SnapshotMeta
 from raftkv.sim.disk import SimDisk
 from raftkv.sim.store import ModelEngine
 from raftkv.startup import snapshot_meta_of
-from raftkv.storage.checkpoint import CURRENT_MAGIC, OFFER_MAGIC, Current, Offer, Staging, StateDirectory
+from raftkv.storage.checkpoint import CURRENT_MAGIC, Current, StateDirectory
 from raftkv.storage.damage import damage
+from raftkv.storage.staging import OFFER_MAGIC, Offer, Staging
 from raftkv.transfer import CHUNK_BYTES, SnapshotReceiver, SnapshotSender
 from tests.fuzz.checks import Recipe, bounded, expect, last_piece, piece
 from tests.fuzz.target import Target
@@ -107,7 +108,7 @@ def forge(disk: SimDisk, recipe: Recipe) -> None:
 def receive(disk: SimDisk, state: StateDirectory, recipe: Recipe) -> None:
     """What a leader sends, to a receiver."""
     wiring = Wiring()
-    receiver = SnapshotReceiver(state, wiring.background, wiring.send, lambda _, staging: wiring.received.append(staging))
+    receiver = SnapshotReceiver(state, wiring.background, wiring.send, lambda _, staging: wiring.received.append(staging), lambda _: None)
     for _ in range(8):
         if not recipe or wiring.received:  # a node takes no offer before what it has received is installed
             break
