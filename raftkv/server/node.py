@@ -410,10 +410,12 @@ class Node:
         self._router.peer_refuses_writes(node, health.refusing_writes)
 
     def _peer_connected(self, node: NodeId, hello: Hello) -> None:
+        self._reporter.forget(node)
         self._guarded(self._router.peer_connected, node)
         self.wake()
 
     def _peer_disconnected(self, node: NodeId) -> None:
+        self._reporter.forget(node)
         self._guarded(self._replica.peer_lost, node)
         self._guarded(self._router.peer_disconnected, node)
         self.wake()

@@ -1,6 +1,7 @@
 """What a node tells about itself and the others: to its peers (`Health`), to clients (INFO, ROLE), to operators (status, metrics).
 
-Everything is read when it is asked for; nothing here changes anything.
+Everything is read when it is asked for; nothing here changes anything. What is told of another node is what the process of it that is
+connected now has said: before its first word nothing is known.
 """
 
 from __future__ import annotations
@@ -82,10 +83,14 @@ class Reporter:
         """Another node told its health."""
         self._heard[node] = health
 
+    def forget(self, node: NodeId) -> None:
+        """The connection to `node` broke, or a process of it has connected: what was heard may have been said by another one."""
+        self._heard.pop(node, None)
+
     def could_lead(self, node: NodeId) -> bool:
-        """Whether `node` is connected, and has not told that its state is being rebuilt."""
+        """Whether `node` is connected, and has told that its state is not being rebuilt."""
         health = self._heard.get(node)
-        return self._network.connected(node) is not None and (health is None or health.fenced is None)
+        return self._network.connected(node) is not None and health is not None and health.fenced is None
 
     def health(self, digests: tuple[Pair, ...]) -> Health:
         """What this node tells the others."""
