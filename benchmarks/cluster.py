@@ -73,9 +73,11 @@ class Cluster:
         command = [
             sys.executable, "-m", "raftkv_cli", "node", "--name", node.name, "--data-dir", str(node.directory),
             "--client", f"{HOST}:{node.client_port}", "--peer", f"{HOST}:{node.peer_port}", "--cluster", members,
+            "--stop-at-end-of-input",
         ]  # fmt: skip
         with node.directory.with_suffix(".log").open("ab") as output:
-            self._processes[node.name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            # Nobody writes to its input: that ends when this process does, and the node with it.
+            self._processes[node.name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
 
     def kill(self, node: Node) -> None:
         """SIGKILL."""

@@ -43,6 +43,7 @@ from raftkv.router.ports import RouterSettings
 from raftkv.router.router import Router
 from raftkv.server.admin import AdminPages, AdminServer, Check
 from raftkv.server.clients import ClientServer
+from raftkv.server.input import when_input_ends
 from raftkv.server.logging import configure_logging
 from raftkv.server.peers import Facts, PeerNetwork
 from raftkv.server.settings import Address, NodeSettings
@@ -87,7 +88,8 @@ def run(settings: NodeSettings) -> int:
     """Run a node until it is told to stop.
 
     Returns:
-        The exit code: 0 after SIGTERM or SIGINT, 1 when the node could not start or had to stop.
+        The exit code: 0 after it was asked to stop (SIGTERM, SIGINT or, if the settings say so, the end of standard input), 1 when the
+        node could not start or had to stop.
     """
     configure_logging(settings)
     events = structlog.get_logger("raftkv").bind(node=settings.name)
@@ -127,12 +129,14 @@ class Node:
         for name in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError):
                 self._loop.add_signal_handler(name, self._stop.set)
+        if self._settings.stop_at_end_of_input:
+            when_input_ends(self._input_ended)
         self._open()
         try:
             await self._listen()
             ticking = self._loop.create_task(self._tick())
             await self._stop.wait()
-            self._events.info("node_stopping", reason="failure" if self._failure else "signal")
+            self._events.info("node_stopping", reason="failure" if self._failure else "asked")
             if self._failure is None:
                 await self._drain()
             ticking.cancel()
@@ -347,6 +351,10 @@ class Node:
                 exc_info=error if isinstance(error, InvariantBroken) or not isinstance(error, RaftkvError) else None,
             )
             self._stop.set()
+
+    def _input_ended(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has stopped already
+            self._loop.call_soon_threadsafe(self._stop.set)
 
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         error = context.get("exception")

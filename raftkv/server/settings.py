@@ -140,7 +140,8 @@ class NodeSettings:
     """Everything that `raftkv node` is told.
 
     `cluster` maps the initial members' names to the peer addresses that they advertise, and is read only when the data directory is
-    empty. Without `secret` the node talks on loopback addresses only, unless `insecure`.
+    empty. Without `secret` the node talks on loopback addresses only, unless `insecure`. With `stop_at_end_of_input` the end of standard
+    input is what SIGTERM is.
     """
 
     name: str
@@ -154,6 +155,7 @@ class NodeSettings:
     cluster: dict[str, Address] | None = None
     secret: bytes | None = None
     insecure: bool = False
+    stop_at_end_of_input: bool = False
     log_format: str = "console"
     log_level: str = "info"
     limits: Limits = field(default_factory=Limits)

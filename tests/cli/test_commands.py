@@ -89,8 +89,8 @@ def test_a_node_gets_what_the_command_line_says(started: list[NodeSettings], tmp
     secret.write_bytes(b"0123456789abcdef\n")
     result = run(
         *NODE, "--admin", "127.0.0.1:7201", "--advertise-client", "a:1", "--advertise-peer", "b:2", "--cluster-name", "c",
-        "--cluster", "n1=b:2,n2=127.0.0.1:7102", "--secret-file", str(secret), "--insecure", "--compact-entries", "9",
-        "--compact-bytes", "99", "--log-format", "json", "--log-level", "debug",
+        "--cluster", "n1=b:2,n2=127.0.0.1:7102", "--secret-file", str(secret), "--insecure", "--stop-at-end-of-input",
+        "--compact-entries", "9", "--compact-bytes", "99", "--log-format", "json", "--log-level", "debug",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     [settings] = started
@@ -98,7 +98,7 @@ def test_a_node_gets_what_the_command_line_says(started: list[NodeSettings], tmp
     assert (settings.name, settings.data_dir, settings.cluster_name) == ("n1", Path("data"), "c")
     assert (settings.client, settings.peer, settings.admin) == tuple(Address("127.0.0.1", port) for port in (7001, 7101, 7201))
     assert (settings.advertise_client, settings.advertise_peer) == (Address("a", 1), Address("b", 2))
-    assert (settings.secret, settings.insecure) == (b"0123456789abcdef", True)
+    assert (settings.secret, settings.insecure, settings.stop_at_end_of_input) == (b"0123456789abcdef", True, True)
     assert (settings.tuning.compact_entries, settings.tuning.compact_bytes) == (9, 99)
     assert (settings.log_format, settings.log_level) == ("json", "debug")
 
