@@ -184,6 +184,11 @@ class Replica:
         return self.raft.persisted_index < self.raft.last_index
 
     @property
+    def calm(self) -> bool:
+        """Whether nothing waits for the next tick in particular, so that several may pass at once."""
+        return self.raft.leader is not None and not self._to_apply and self._sender.floor is None
+
+    @property
     def out_of_space(self) -> str | None:
         """Why writes are refused here for want of disk space, if they are."""
         if self._log_full or self._low_space or self._store_failed:

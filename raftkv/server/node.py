@@ -116,6 +116,7 @@ class Node:
         self._work_due = False
         self._ticks = 0
         self._ticked_ms = monotonic_ms()
+        self._calm = False
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="raftkv-work")
         self._read_pool = ThreadPoolExecutor(READ_WORKERS, thread_name_prefix="raftkv-read")
 
@@ -134,12 +135,11 @@ class Node:
         self._open()
         try:
             await self._listen()
-            ticking = self._loop.create_task(self._tick())
+            self._tick_later()
             await self._stop.wait()
             self._events.info("node_stopping", reason="failure" if self._failure else "asked")
             if self._failure is None:
                 await self._drain()
-            ticking.cancel()
         finally:
             await self._close()
         if self._failure is not None:
@@ -289,10 +289,19 @@ class Node:
 
     # Running.
 
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.tuning.tick_ms / 1000)
-            self._guarded(self._pass_time, monotonic_ms())
+    def _tick(self) -> None:
+        self._guarded(self._pass_time, monotonic_ms())
+        if not self._stopping:
+            self._tick_later()
+
+    def _tick_later(self) -> None:
+        """Come back for the next tick; in calm times only when a heartbeat is due, because what an idle node costs is its waking up.
+        Whatever happens meanwhile passes the time first."""
+        tuning = self._settings.tuning
+        self._calm = self._replica.calm
+        ticks = tuning.heartbeat_ticks - self._ticks if self._calm else 1
+        due_ms = self._ticked_ms + ticks * tuning.tick_ms
+        self._ticking = self._loop.call_later(max(due_ms - monotonic_ms(), 1) / 1000, self._tick)
 
     def _pass_time(self, now_ms: int) -> None:
         """Give the core as many ticks as time has passed, also after a pause: a leader that slept must know it before it answers."""
@@ -322,6 +331,9 @@ class Node:
         if self._replica.raft.has_ready():
             self._replica.pump(now_ms)
             self._router.flush(now_ms)
+        if self._calm and not self._replica.calm:
+            self._ticking.cancel()
+            self._tick_later()
 
     def _guarded(self, act: Callable[..., None], *arguments: object) -> None:
         """Run `act`; whatever it raises stops the node. Nothing is run in a node that has failed, or whose log is being closed."""
@@ -369,7 +381,9 @@ class Node:
             self._loop.call_soon(self._work)
 
     def send(self, node: NodeId, value: object) -> bool:
-        """Send a value to another node."""
+        """Send a value to another node; not what it has heard already."""
+        if type(value) is Health and not self._reporter.is_news(node, value, monotonic_ms()):
+            return True
         return self._network.send(node, value)  # type: ignore[arg-type]  # the replica sends nothing that the codec does not know
 
     def background(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
@@ -403,8 +417,10 @@ class Node:
         self._guarded(self._take, node, value)
 
     def _take(self, node: NodeId, value: Value) -> None:
+        now_ms = monotonic_ms()
+        self._pass_time(now_ms)
         if isinstance(value, _FOR_ROUTER):
-            self._router.received(node, value, monotonic_ms())
+            self._router.received(node, value, now_ms)
         elif isinstance(value, Transfer):
             with contextlib.suppress(Refused, InvalidRequest):  # who asked sees that nothing changed
                 self.transfer_here(value.to or None)
@@ -424,6 +440,7 @@ class Node:
 
     def _peer_disconnected(self, node: NodeId) -> None:
         self._reporter.forget(node)
+        self._guarded(self._pass_time, monotonic_ms())
         self._guarded(self._replica.peer_lost, node)
         self._guarded(self._router.peer_disconnected, node)
         self.wake()

@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import cast
 
 from msgspec import structs
 
 from raftkv.codec.peer import Health
 from raftkv.raft.types import Member
+from raftkv.server import status
 from raftkv.server.node import Node
 from raftkv.server.settings import Address, NodeSettings
-from raftkv.server.status import NodeStatus
-from raftkv.storage.identity import cluster_id
+from raftkv.server.status import NodeStatus, Reporter
+from raftkv.storage.identity import Identity, cluster_id
+from raftkv.storage.wal import Wal
 from raftkv_cli.processes import HOST, Ports
 from tests.server import parties
 from tests.server.conftest import Run
@@ -50,6 +53,11 @@ class Pair:
         await until(lambda: (hello := self._node._network.connected("n2")) is not None and hello.boot == boot)
         await until(lambda: other.network.connected("n1") is not None)
         return other
+
+    def reporter(self) -> Reporter:
+        """One of n1's, with nothing to report of."""
+        identity = Identity(self._cluster_id, "raftkv", "n1", 1, 0, ())
+        return Reporter(self._node._settings, identity, cast(Wal, None))
 
     def known(self) -> NodeStatus:
         """What n1 tells of n2."""
@@ -109,3 +117,21 @@ def test_the_last_words_over_half_a_connection_are_not_taken_for_the_next_proces
             await parties.close(second)
 
     run(main())
+
+
+def test_what_has_not_changed_is_told_seldom(tmp_path: Path) -> None:
+    """Each node is told every change, after a time what has not changed, and everything anew after a break; a clock that went on is
+    no change."""
+    reporter = Pair(tmp_path).reporter()
+    health = Health((), 1, 7, None, "c:1")
+    assert reporter.is_news("n2", health, 5_000)
+    assert not reporter.is_news("n2", structs.replace(health, wall_ms=2), 5_100)
+    assert reporter.is_news("n3", health, 5_100)
+    assert reporter.is_news("n2", structs.replace(health, applied=8), 5_200)
+    assert reporter.is_news("n2", health, 5_300)
+    assert not reporter.is_news("n2", health, 5_299 + status.TELL_AGAIN_MS)
+    assert reporter.is_news("n2", health, 5_300 + status.TELL_AGAIN_MS)
+    assert not reporter.is_news("n2", health, 6_400)
+    reporter.forget("n2")
+    assert reporter.is_news("n2", health, 6_500)
+    assert not reporter.is_news("n2", health, 6_600)
