@@ -6,6 +6,7 @@ It knows the product by its command line and its client port only, as a user doe
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import socket
@@ -88,6 +89,15 @@ class Cluster:
         """SIGTERM, and wait until the process is gone."""
         self._processes[node.name].send_signal(signal.SIGTERM)
         self._processes[node.name].wait(WAIT_SECONDS)
+
+    def usage(self, node: Node) -> tuple[float, int] | None:
+        """Processor seconds that the process of `node` has used, and the bytes of memory that it holds; None where /proc does not tell."""
+        process = Path("/proc", str(self._processes[node.name].pid))
+        if not (process / "stat").is_file():
+            return None
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return seconds, int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
 
     def node(self, name: str) -> Node:
         """The node called `name`."""
