@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from raftkv.sim.linearizability import Call, Verdict, overall
 from tests.e2e.cluster import DEADLINE_SECONDS, Cluster
-from tests.e2e.recording import Keys, RecordingClient, RecordingClients, judge
+from raftkv_cli.chaos.recording import Keys, RecordingClient, RecordingClients, judge
 
 CLIENTS = 9
 MORE = 500
