@@ -8,6 +8,7 @@ import click
 
 import raftkv
 from raftkv.errors import InvalidSettings, RaftkvError
+from raftkv_cli.chaos.command import chaos
 from raftkv_cli.cluster import cluster
 from raftkv_cli.demo import demo
 from raftkv_cli.leader import leader
@@ -39,5 +40,5 @@ def main() -> None:
     """
 
 
-for command in (node, cluster, status, leader, wal, demo):
+for command in (node, cluster, status, leader, wal, demo, chaos):
     main.add_command(command)

@@ -33,7 +33,8 @@ STOP_SECONDS = 15.0
 
 
 class NodeSpec(Struct, frozen=True, kw_only=True):
-    """One node of a cluster on this machine. `extra` are more options of `raftkv node`."""
+    """One node of a cluster on this machine. `advertised_peer` is where the others dial it, if that is not `peer`. `extra` are more
+    options of `raftkv node`."""
 
     name: str
     data_dir: str
@@ -41,10 +42,11 @@ class NodeSpec(Struct, frozen=True, kw_only=True):
     peer: str
     admin: str
     extra: tuple[str, ...] = ()
+    advertised_peer: str | None = None
 
     def command(self, cluster: Iterable[NodeSpec]) -> list[str]:
         """The command line that runs this node as one of `cluster`."""
-        members = ",".join(f"{spec.name}={spec.peer}" for spec in cluster)
+        members = ",".join(f"{spec.name}={spec.advertised_peer or spec.peer}" for spec in cluster)
         options = {
             "--name": self.name,
             "--data-dir": self.data_dir,
@@ -53,6 +55,8 @@ class NodeSpec(Struct, frozen=True, kw_only=True):
             "--admin": self.admin,
             "--cluster": members,
         }
+        if self.advertised_peer is not None:
+            options["--advertise-peer"] = self.advertised_peer
         flat = [part for option in options.items() for part in option]
         return [sys.executable, "-m", "raftkv_cli", "node", *flat, *self.extra]
 

@@ -175,7 +175,7 @@ async def _connect(near: _End, target: tuple[str, int], said: bytes, forward: _P
     in_order = False
     try:
         done, _ = await asyncio.wait(deliveries, return_when=asyncio.FIRST_COMPLETED)
-        in_order = all([task.result() for task in done])
+        in_order = all(task.result() for task in done)
     finally:
         for task in (*readers, *deliveries):
             task.cancel()
@@ -228,7 +228,12 @@ class Links:
     def impose(self, impairment: Impairment, pairs: Iterable[Pair]) -> None:
         """Let `impairment` lie on the paths `pairs`."""
         wanted = list(pairs)
-        self._call(lambda: [self._paths[pair].impose(impairment) for pair in wanted])
+
+        def impose() -> None:
+            for pair in wanted:
+                self._paths[pair].impose(impairment)
+
+        self._call(impose)
 
     def lift(self, impairment: Impairment) -> None:
         """Take `impairment` off every path. Does nothing if it lies on none."""

@@ -9,20 +9,26 @@ holds of a history:
 - Any other error is a surprise: nothing that the clients ask for can be answered so.
 
 The keys change as time goes by (`Keys`), which keeps the history of each short enough to be judged. Nothing is retried, and nothing is
-judged here but by `judge`.
+judged here but by `judge`. A history can be written to a file of JSON lines and read back (`write_history`, `read_history`).
 """
 
 from __future__ import annotations
 
 import itertools
 import random
+import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 
-from raftkv.sim.linearizability import Call, Finding, StringKey, check_by_key
+import msgspec
+from msgspec import Struct
+
+from raftkv.errors import InvalidSettings
+from raftkv.sim.linearizability import UNKNOWN, Call, Finding, StringKey, check_by_key
 from raftkv_cli.resp import Answer, Connection, ErrorReply, Unreachable
 
 Operation = tuple[str, ...]
@@ -43,6 +49,61 @@ LEAVES = 0.03
 def judge(history: Iterable[Call]) -> dict[Hashable, Finding]:
     """The finding of each key."""
     return check_by_key(history, StringKey(), lambda operation: operation[1], MAX_VISITED)
+
+
+class _Line(Struct, frozen=True, forbid_unknown_fields=True):
+    """A line of a history's file. `answer` is true for OK, a text for a value, and says nothing where there is no `end`."""
+
+    begin: float
+    end: float | None
+    client: str
+    operation: tuple[str, ...]
+    answer: bool | int | str | None = None
+
+
+_INTEGER = re.compile(r"-?[0-9]{1,20}")
+_ARGUMENTS = {"GET": 1, "SET": 2, "DEL": 1, "INCR": 1}
+
+
+def write_history(path: Path, history: Iterable[Call]) -> None:
+    """Write `history` to `path`, one operation a line, in the order in which they began."""
+    with path.open("wb") as file:
+        for call in sorted(history, key=lambda call: call.begin):
+            answer = None if call.result is UNKNOWN else call.result
+            text = answer.decode("latin-1") if isinstance(answer, bytes) else answer
+            file.write(msgspec.json.encode(_Line(call.begin, call.end, call.client, call.operation, text)) + b"\n")
+
+
+def read_history(path: Path) -> list[Call]:
+    """The history in `path`.
+
+    Raises:
+        InvalidSettings: it cannot be read as one; the message names the line.
+    """
+    calls = []
+    decoder = msgspec.json.Decoder(_Line)
+    try:
+        with path.open("rb") as file:
+            for number, data in enumerate(file, 1):
+                try:
+                    calls.append(_call(decoder.decode(data)))
+                except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+                    raise InvalidSettings(f"{path}:{number} is no line of a history: {error}") from error
+    except OSError as error:
+        raise InvalidSettings(f"{path} cannot be read: {error.strerror}") from error
+    return calls
+
+
+def _call(line: _Line) -> Call:
+    name = line.operation[0] if line.operation else ""
+    if _ARGUMENTS.get(name) != len(line.operation) - 1:
+        raise ValueError(f"{list(line.operation)} is no operation that is recorded")
+    if name == "SET" and not _INTEGER.fullmatch(line.operation[2]):
+        raise ValueError("only integers are written")
+    if line.end is None:
+        return Call(line.begin, None, line.operation, client=line.client)
+    answer = line.answer.encode("latin-1") if isinstance(line.answer, str) else line.answer
+    return Call(line.begin, line.end, line.operation, answer, line.client)
 
 
 class Keys:

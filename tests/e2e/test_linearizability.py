@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from raftkv.sim.linearizability import Call, Verdict, overall
-from tests.e2e.cluster import DEADLINE_SECONDS, Cluster
 from raftkv_cli.chaos.recording import Keys, RecordingClient, RecordingClients, judge
+from tests.e2e.cluster import DEADLINE_SECONDS, Cluster
 
 CLIENTS = 9
 MORE = 500

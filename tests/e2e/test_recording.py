@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from raftkv.sim.linearizability import Verdict, overall
+from raftkv_cli.chaos.recording import Keys, RecordingClient, RecordingClients, judge
 from raftkv_cli.waiting import wait_until
 from tests.cli.fake_node import FakeNode, bulk
-from raftkv_cli.chaos.recording import Keys, RecordingClient, RecordingClients, judge
 
 OPERATIONS = 1_500
 
