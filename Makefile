@@ -11,19 +11,21 @@ PYTEST_ARGS ?=
 SEEDS ?= 20
 FIRST ?= 1
 SECONDS ?= 60
+RUNS ?= 1
 
 FILES := $(shell find raftkv cli benchmarks \( -name '*.py' -o -name 'py.typed' \) | LC_ALL=C sort)
 LIST := $(shell printf '%s\n' $(FILES) | cksum | tr ' ' '-')
 DEPENDENCIES := $(VENV)/dependencies.stamp
 INSTALLED := $(VENV)/installed-$(LIST).stamp
 
-.PHONY: help install demo test lint simulate fuzz bench clean
+.PHONY: help install demo test lint simulate chaos fuzz bench clean
 
 help:
 	@echo "make demo      three nodes on this machine: kill the leader, lose a state store, check every acknowledged write"
 	@echo "make test      the test suite"
 	@echo "make lint      ruff and mypy --strict"
 	@echo "make simulate  whole clusters in simulated storms; SEEDS=100 FIRST=1 say which"
+	@echo "make chaos     clusters of real processes, tortured; RUNS=3 says how many"
 	@echo "make fuzz      changed and broken bytes for everything that reads some; SECONDS=60 for each target"
 	@echo "make bench     a quick measurement of this machine"
 	@echo "make clean     remove .venv and what was built"
@@ -55,6 +57,9 @@ lint: install
 
 simulate: install
 	$(BIN)/python -m raftkv.sim --seeds $(SEEDS) --first $(FIRST)
+
+chaos: install
+	$(BIN)/raftkv chaos --runs $(RUNS)
 
 fuzz: install
 	$(BIN)/python -m tests.fuzz --all --seconds $(SECONDS)

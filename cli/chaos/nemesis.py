@@ -32,6 +32,8 @@ from raftkv_cli.status import ask
 POLL_SECONDS = 0.05
 HEAL_SECONDS = 60.0
 """The longest that `Nemesis.heal` may take."""
+VICTIM_SECONDS = 5.0
+"""How long an action waits for a victim, such as a leader when there is none, before it is given up."""
 STORM_RESETS = 10
 MAX_LEFT_BYTES = 4 << 20
 
@@ -97,7 +99,7 @@ class Nemesis:
     def __init__(self, members: Members, links: Links, disk: SmallDisk, on_disk: str) -> None:
         self.counts: Counter[Kind] = Counter()
         self.in_vain: Counter[Kind] = Counter()
-        """Actions for which there was no victim when their time came."""
+        """Actions for which no victim came."""
         self._members = members
         self._links = links
         self._disk = disk
@@ -133,21 +135,24 @@ class Nemesis:
         """Do `actions` until they or the time are over. What was done may still have to be undone: see `heal`."""
         end = time.monotonic() + seconds
         for action in actions:
-            self.act(action)
+            patience = min(time.monotonic() + VICTIM_SECONDS, end)
+            while not (done := self.act(action)) and time.monotonic() < patience:
+                self._wait(time.monotonic() + POLL_SECONDS)
+            if not done:
+                self.in_vain[action.kind] += 1
             self._wait(min(time.monotonic() + action.pause_s, end))
             if time.monotonic() >= end:
                 return
         while self._undo and time.monotonic() < end:
             self._wait(time.monotonic() + POLL_SECONDS)
 
-    def act(self, action: Action) -> None:
-        """Do one thing; it is undone by `run` or `heal`."""
+    def act(self, action: Action) -> bool:
+        """Do one thing, which `run` or `heal` undoes. False if there is no victim for it now."""
         undo = self._acts[action.kind](random.Random(action.choice))
-        if undo is None:
-            self.in_vain[action.kind] += 1
-            return
-        self.counts[action.kind] += 1
-        self._undo.append((time.monotonic() + action.hold_s, undo))
+        if undo is not None:
+            self.counts[action.kind] += 1
+            self._undo.append((time.monotonic() + action.hold_s, undo))
+        return undo is not None
 
     def heal(self) -> None:
         """Undo everything now."""
@@ -228,7 +233,7 @@ class Nemesis:
 
     def _stop(self, rng: random.Random, leading: bool) -> Undo | None:
         name = self._victim(rng, leading)
-        if name is None:
+        if name is None or self._members.status(name) is None:  # a process that has just begun is ended by SIGTERM as any other
             return None
         self._members.ask_to_stop(name)
         return lambda: self._members.has_stopped(name) and self._start(name)

@@ -72,6 +72,10 @@ class _Path:
         self._impairments[impairment] = None
         self._change()
 
+    @property
+    def impaired(self) -> bool:
+        return bool(self._impairments)
+
     def has(self, impairment: Impairment) -> bool:
         return impairment in self._impairments
 
@@ -251,6 +255,11 @@ class Links:
         """Break every connection between the nodes of `pairs`, whoever dialed it; how many there were."""
         wanted = set(pairs)
         return self._call(lambda: len(self._reset(wanted)))
+
+    @property
+    def impaired(self) -> list[Pair]:
+        """The paths that an impairment lies on."""
+        return self._call(lambda: [pair for pair, path in self._paths.items() if path.impaired])
 
     def held_bytes(self, sender: str, receiver: str) -> int:
         """What `sender` has said to `receiver` and is on its way."""

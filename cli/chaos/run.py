@@ -140,6 +140,7 @@ class Run:
             nemesis.run(draw(settings.seed, kinds) if self._actions is None else self._actions, settings.seconds)
             self._answered, self._tortured_s = clients.succeeded, time.monotonic() - began
             nemesis.heal()
+            self.nodes_findings += [f"the link from {one} to {other} was not healed" for one, other in self._links.impaired]
             before = clients.succeeded
             wait_until("operations after everything was healed", lambda: clients.succeeded > before + settings.clients, SETTLE_SECONDS)
 

@@ -2,89 +2,44 @@
 
 from __future__ import annotations
 
-import signal
 import sys
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from raftkv.sim.linearizability import Call, Verdict, overall
-from raftkv_cli.chaos.recording import Keys, RecordingClient, RecordingClients, judge
-from tests.e2e.cluster import DEADLINE_SECONDS, Cluster
+from raftkv_cli.chaos.nemesis import Action, Kind
+from raftkv_cli.chaos.recording import judge
+from raftkv_cli.chaos.run import HISTORY_FILE, Run, Settings
 
-CLIENTS = 9
-MORE = 500
-"""Operations that must succeed between two events."""
-READ_BATCH = 200
+KINDS = (Kind.KILL_LEADER, Kind.PAUSE_FOLLOWER, Kind.ISOLATE_LEADER, Kind.PAUSE_LEADER, Kind.LOSE_STATE, Kind.KILL_ALL)
+OPERATIONS = 500
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
 
 
-def test_histories_are_linearizable(cluster: Cluster) -> None:
-    """Nine clients of all three nodes, while leaders are killed, a follower hangs, a leader hangs and the whole cluster is killed: each
-    key's history is linearizable, up to a last read of every key through every node; and with one wrong answer in it it is not."""
-    with RecordingClients([cluster.address(name) for name in cluster.names], CLIENTS, Keys()) as clients:
-        go_on(cluster, clients)
-        for _ in range(2):
-            kill_the_leader(cluster, clients)
-        hang(cluster, clients, cluster.followers()[0])
-        hang(cluster, clients, cluster.wait_for_leader())
-        cluster.kill(*cluster.names)
-        for name in cluster.names:
-            cluster.start(name)
-        go_on(cluster, clients)
-    history = clients.history() + read_everything(cluster, clients.history())
-    findings = judge(history)
-    assert [f"{key}: {finding}" for key, finding in findings.items() if finding.verdict is not Verdict.LINEARIZABLE] == []
-    assert clients.surprises == []
-    counts = clients.counts
-    assert min(counts[name] for name in ("GET", "SET", "INCR", "DEL")) > MORE // 2
-    assert counts["unknown"] + counts["refused"] < clients.succeeded // 2
-    assert overall(judge(with_one_wrong_answer(history)).values()) is Verdict.NOT_LINEARIZABLE
+def test_histories_are_linearizable(tmp_path: Path) -> None:
+    """Clients of all three nodes, while a leader is killed, isolated and hangs, a follower hangs and loses its state, and the whole
+    cluster is killed: nothing is lost and each key's history is linearizable, up to a last read of every key through every node; with
+    one wrong answer in it it is not."""
+    run = Run(Settings(seed=1, seconds=60.0, min_rate=10.0), tmp_path, [Action(kind, 1, 2.0, 3.0) for kind in KINDS])
+    report = run.run()
+    assert report.findings == []
+    assert report.actions == {str(kind): 1 for kind in KINDS}
+    assert min(report.operations[name] for name in ("GET", "SET", "INCR", "DEL")) > OPERATIONS // 5
+    assert sum(report.operations.values()) > OPERATIONS
+    assert overall(judge(with_one_wrong_answer(run.history)).values()) is Verdict.NOT_LINEARIZABLE
 
 
-def go_on(cluster: Cluster, clients: RecordingClients) -> None:
-    """Wait until the clients have got some more done."""
-    target = clients.succeeded + MORE
-    cluster.wait(f"{MORE} more operations", lambda: clients.succeeded >= target or clients.surprises)
-
-
-def kill_the_leader(cluster: Cluster, clients: RecordingClients) -> None:
-    """SIGKILL to the leader, and its return, each while the clients work."""
-    leader = cluster.wait_for_leader()
-    cluster.kill(leader)
-    go_on(cluster, clients)
-    cluster.start(leader)
-    go_on(cluster, clients)
-
-
-def hang(cluster: Cluster, clients: RecordingClients, name: str) -> None:
-    """SIGSTOP to a node while the clients work; SIGCONT when they have found another one, and a leader that does not hang."""
-    others = [other for other in cluster.names if other != name]
-    cluster.process(name).signal(signal.SIGSTOP)
-
-    def replaced() -> bool:
-        known = [cluster.status(other) for other in others]
-        return all(status is not None and status.leader in others for status in known)
-
-    cluster.wait(f"a leader other than {name}", replaced)
-    go_on(cluster, clients)
-    cluster.process(name).signal(signal.SIGCONT)
-    go_on(cluster, clients)
-
-
-def read_everything(cluster: Cluster, history: list[Call]) -> list[Call]:
-    """A read of every key of `history` through every node, when nothing happens any more: whatever was lost is missed now."""
-    keys = sorted({call.operation[1] for call in history})
-    calls: list[Call] = []
-    for name in cluster.names:
-        reader = RecordingClient(f"reader of {name}", [cluster.address(name)], Keys())
-        for start in range(0, len(keys), READ_BATCH):
-            assert reader.perform([("GET", key) for key in keys[start : start + READ_BATCH]], DEADLINE_SECONDS)
-        reader.close()
-        calls += reader.calls
-    assert len(calls) == len(keys) * len(cluster.names)
-    return calls
+def test_a_run_that_does_too_little_fails(tmp_path: Path) -> None:
+    """A rate that no cluster reaches: the run fails, and keeps the history."""
+    report = Run(Settings(seed=1, seconds=1.0, min_rate=1e9, clients=2), tmp_path, []).run()
+    assert not report.ok
+    [finding] = report.findings
+    assert finding.startswith("too little was done to judge")
+    assert report.directory == str(tmp_path)
+    assert (tmp_path / HISTORY_FILE).stat().st_size > 0
 
 
 def with_one_wrong_answer(history: list[Call]) -> list[Call]:
