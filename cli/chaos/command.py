@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
 
 import click
 from msgspec import Struct
@@ -70,6 +72,7 @@ def chaos(
         return
     if sys.platform == "win32":
         raise InvalidSettings("Windows has no SIGSTOP: raftkv chaos runs on Linux and macOS only")
+    signal.signal(signal.SIGTERM, _end)
     first = random.SystemRandom().randrange(1_000_000) if seed is None else seed
     reports = []
     for number in range(runs):
@@ -101,6 +104,11 @@ def check(file: Path, as_json: bool) -> None:
         verdict = "FAILED" if findings else "linearizable"
         click.echo("\n".join([f"{len(history):,} operations: {verdict}", *_indented("finding", findings), *_indented("stuck", stuck)]))
     sys.exit(1 if findings else 0)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End in order when asked to: a node that is paused, or a mounted disk, would outlive this process."""
+    sys.exit(1)
 
 
 def _directory(parent: Path | None, seed: int) -> Path:

@@ -13,7 +13,7 @@ from raftkv_cli.chaos.members import Members
 from raftkv_cli.chaos.nemesis import HOLD_SECONDS, PAUSE_SECONDS, Action, Kind, Nemesis, draw
 from raftkv_cli.chaos.proxy import Links
 from raftkv_cli.chaos.small_disk import SmallDisk
-from raftkv_cli.processes import NodeSpec, Nodes, Ports, plan
+from raftkv_cli.processes import Nodes, NodeSpec, Ports, plan
 from raftkv_cli.status import ClusterStatus, NodeStatus
 from raftkv_cli.waiting import wait_until
 
