@@ -99,25 +99,32 @@ class Run:
         self._skipped: list[str] = []
 
     def run(self) -> Report:
-        """Run, judge, and clean up after a run that passed."""
-        with self._disk, self._links:
-            specs = [
-                replace(spec, advertised_peer=self._links.addresses[spec.name])
-                for spec in plan(self.directory, self._ports, NODE_OPTIONS)
-            ]
-            with Nodes(specs) as nodes:
-                members = Members(nodes)
-                try:
-                    self._torture(members)
-                    self._settle(members)
-                    self._stop(members)
-                except (WaitedInVain, Unreachable, ErrorReply) as error:
-                    self.nodes_findings.append(f"the run did not come to its end: {error}")
-                members.look()
-                self.nodes_findings += members.deaths
-                self._read_logs(nodes)
+        """Run and judge."""
+        with self._disk:
+            with self._links:
+                self._run_cluster()
             self.nodes_findings += [f"the links failed: {error}" for error in self._links.errors]
-        return self._report()
+            report = self._report()
+            if not report.ok:
+                self._disk.keep(self.directory / f"{self._names[-1]}-data")
+        return report
+
+    def _run_cluster(self) -> None:
+        specs = [
+            replace(spec, advertised_peer=self._links.addresses[spec.name])
+            for spec in plan(self.directory, self._ports, NODE_OPTIONS)
+        ]  # fmt: skip
+        with Nodes(specs) as nodes:
+            members = Members(nodes)
+            try:
+                self._torture(members)
+                self._settle(members)
+                self._stop(members)
+            except (WaitedInVain, Unreachable, ErrorReply) as error:
+                self.nodes_findings.append(f"the run did not come to its end: {error}")
+            members.look()
+            self.nodes_findings += members.deaths
+            self._read_logs(nodes)
 
     # The steps.
 

@@ -6,6 +6,7 @@ What always holds: the mount is gone when the context is left; what is written h
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +63,8 @@ class SmallDisk:
     def release(self) -> None:
         """Give it back."""
         (self.directory / _FILL).unlink(missing_ok=True)
+
+    def keep(self, to: Path) -> None:
+        """Copy what the node wrote to `to`, which outlives the disk. Without a disk there is nothing to do: the directory stays."""
+        if self._mounted:
+            shutil.copytree(self.directory, to, ignore=shutil.ignore_patterns(_FILL))
