@@ -82,6 +82,12 @@ class LogIndex:
             self._run_term.append(term)
         self.last = EntryId(index, term)
 
+    def append_unknown(self, index: Index, offset: int) -> None:
+        """As `append`, for an entry whose term is not known: it is taken for that of the entry before it."""
+        if index != self.last.index + 1:
+            self._cut(index)
+        self.append(index, self.last.term, offset)
+
     def reset(self, snapshot: SnapshotMeta) -> None:
         """Forget all entries; the log begins after `snapshot`."""
         for view in self._views:
@@ -141,6 +147,10 @@ class LogIndex:
             if view.offsets and view.first <= index <= view.last:
                 return view.id, view.offsets[index - view.first]
         raise InvariantBroken(f"entry {index} is in the log ({self.first} to {self.last.index}) and in none of its segments")
+
+    def counts(self, index: Index, segment: int, offset: int) -> bool:
+        """Whether the record of entry `index` at this place is part of the log: not forgotten, and not overwritten later."""
+        return self.begin.index < index <= self.last.index and self.locate(index) == (segment, offset)
 
     def settle(self, begin: SnapshotMeta) -> None:
         """End of reading back: the log begins after `begin`, or after the last installed snapshot if that is newer.
