@@ -298,6 +298,8 @@ class _Replay:
         rotten = self._judge_rot()
         if rotten:
             raise self._refuse_rot(rotten[0])
+        for file in self._files.values():
+            file.sync()  # a process may have died while it wrote a rotten group again: its bytes are seen, and not yet on the disk
         hard_state = open_hard_state(self._disk)
         for id_ in read.unlisted:
             self._disk.unlink(segment_path(LOG_DIRECTORY, id_))
