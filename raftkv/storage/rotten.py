@@ -36,8 +36,8 @@ _READ_BYTES = 256 << 10
 class RottenEntry(Struct, frozen=True):
     """An entry that is not as it was written.
 
-    `anchor` is an entry of this log at or after it that is known soundly: a log that holds the anchor holds this entry (paper, section
-    5.3). `term` is None where it is not known. `file` and `offset` say where the entry is, or nearly is.
+    `anchor` is the last entry of its group, which is known soundly: a log that holds the anchor holds this entry (paper, section 5.3).
+    `term` is None where it is not known. `file` and `offset` say where the entry is, or nearly is.
     """
 
     index: Index
@@ -57,8 +57,7 @@ class _Group:
         self.places: dict[RottenEntry, Surveyed] = {}
         for found in bad.rot.records:
             if found.record is None:
-                anchor = last if found.term is None else EntryId(found.index, found.term)
-                self.places[RottenEntry(found.index, found.term, anchor, path, found.offset)] = found
+                self.places[RottenEntry(found.index, found.term, last, path, found.offset)] = found
 
     def records(self, entries: Mapping[RottenEntry, Entry]) -> list[Record] | None:
         """The records of the group with `entries` in their places, or None if one is missing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raftkv.raft.types import Entry
+from raftkv.raft.types import Entry, EntryId
 from raftkv.sim.disk import SimDisk
 from raftkv.storage.rotten import RottenEntry, RottenLog
 from raftkv.storage.wal import WalSettings
@@ -10,12 +10,12 @@ from tests.storage.log_model import SMALL, LogModel
 
 
 def answers(log: RottenLog, model: LogModel) -> dict[RottenEntry, Entry]:
-    """What a node whose log is `model` has for the rotten entries of `log`: those whose anchors it holds."""
+    """What a node whose log is `model` has for the rotten entries of `log`: those of their terms, or whose anchors it holds."""
     found: dict[RottenEntry, Entry] = {}
     for rotten in log.needed:
-        position = rotten.index - model.begin.index - 1
-        if position >= 0 and model.term_at(rotten.anchor.index) == rotten.anchor.term:
-            found[rotten] = model.entries[position]
+        known = rotten.anchor if rotten.term is None else EntryId(rotten.index, rotten.term)
+        if rotten.index > model.begin.index and model.term_at(known.index) == known.term:
+            found[rotten] = model.entries[rotten.index - model.begin.index - 1]
     return found
 
 
