@@ -29,6 +29,9 @@ from raftkv.storage.identity import Identity
 from raftkv.storage.wal import Wal
 from raftkv.storage.writer import LogThread
 
+REPAIRING = "repairing"
+"""The role that a node tells whose log is being repaired: its core does not run."""
+
 
 class NodeStatus(Struct, frozen=True):
     """One node of the cluster, as the node that was asked sees it. `lag` is how many committed entries it has not applied."""
@@ -127,7 +130,7 @@ class Reporter:
         committed = max(health.committed, self._replica.raft.committed)
         return NodeStatus(
             name=node,
-            role="fenced" if health.fenced is not None else health.role,
+            role="fenced" if health.fenced is not None and health.role != REPAIRING else health.role,
             pid=health.process_id,
             client=health.client_address,
             peer=health.peer_address,
