@@ -95,8 +95,8 @@ class Cluster:
 
     @property
     def running(self) -> list[SimNode]:
-        """The nodes that are up."""
-        return [node for node in self.nodes if node.alive]
+        """The nodes that are up, and take part."""
+        return [node for node in self.nodes if node.serves]
 
     # The phases.
 
@@ -139,7 +139,7 @@ class Cluster:
 
     def _troubles(self) -> list[str]:
         """What is not as it must be in the end."""
-        troubles = [f"{node.name} is down" for node in self.nodes if not node.alive]
+        troubles = [f"{node.name} is {'in repair' if node.alive else 'down'}" for node in self.nodes if not node.serves]
         if troubles:
             return troubles
         rafts = [node.replica.raft for node in self.nodes]

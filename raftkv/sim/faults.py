@@ -14,6 +14,7 @@ from raftkv.sim.clock import Schedule
 from raftkv.sim.disk import SimDisk, Survival
 from raftkv.sim.network import CALM, SimNetwork
 from raftkv.sim.node import SimNode
+from raftkv.sim.rot import stretches_of_records
 from raftkv.sim.swarm import Swarm
 from raftkv.sim.trace import Trace
 
@@ -46,6 +47,7 @@ class Faults:
             "wipe": self._wipe,
             "transfer": self._transfer,
             "blackout": self._blackout,
+            "rot": self._rot,
         }
 
     def begin(self) -> None:
@@ -86,7 +88,7 @@ class Faults:
     def _victim(self) -> SimNode:
         """A node: often the one that leads."""
         if self._rng.random() < 0.4:
-            leading = [node for node in self._nodes if node.alive and node.replica.role == "leader"]
+            leading = [node for node in self._nodes if node.serves and node.replica.role == "leader"]
             if leading:
                 return self._rng.choice(leading)
         return self._rng.choice(self._nodes)
@@ -210,6 +212,17 @@ class Faults:
             node.kill()
             node.disk = SimDisk(random.Random(self._rng.getrandbits(64)))
             node.wiped = True
+
+    def _rot(self) -> None:
+        """Up to three bytes of a log rot while its node is down. The other nodes have what was there, if it still counts."""
+        node = self._victim()
+        if node.alive and self._may_impair(node):
+            node.kill()
+            stretches = stretches_of_records(node.disk)
+            for path, begin, end in self._rng.sample(stretches, min(len(stretches), self._rng.randint(1, 3))):
+                self._trace.count(node.name, "fault_rot", path, begin)
+                node.disk.flip(path, self._rng.randrange(begin, end), 1 << self._rng.randrange(8))
+                node.doubtful = node.torn = True
 
     def _transfer(self) -> None:
         node = self._victim()

@@ -3,7 +3,8 @@
 It runs in *lives*. A life begins with opening the data directory and ends with a crash (of the process, or of the machine, at any
 moment or in the middle of a disk operation), or with an error that the product does not survive. Everything that was to happen in a
 life ends with it: only the disk remains, and of that only what was durable. A pause stops everything in the node but its clock and
-its machine's connections.
+its machine's connections. A life whose log is rotten begins with a repair, in which there is no replica; when it has ended the node
+opens its log as at a start.
 
 An error that no injected fault explains is a `Violation`.
 """
@@ -17,6 +18,8 @@ from typing import Protocol, TypeVar
 from msgspec import Struct
 
 from raftkv.codec.peer import (
+    EntriesFound,
+    EntriesWant,
     ForwardReads,
     ForwardWrites,
     Health,
@@ -29,7 +32,7 @@ from raftkv.codec.peer import (
     encode_value,
     stream_of,
 )
-from raftkv.errors import Corrupt, DiskFull, InvalidRequest, Refused, StorageError
+from raftkv.errors import Corrupt, DiskFull, InvalidRequest, Refused, Rotten, StorageError
 from raftkv.kv.clock import LogClock
 from raftkv.kv.digest import Pair
 from raftkv.kv.machine import Applied, KvMachine
@@ -40,6 +43,7 @@ from raftkv.raft.messages import MessageBase
 from raftkv.raft.node import Raft
 from raftkv.raft.ready import Role
 from raftkv.raft.types import EntryKind, Member, NodeId
+from raftkv.repair import Ending, Repair, answer
 from raftkv.replica import Replica, ReplicaSettings
 from raftkv.router.ports import RouterSettings
 from raftkv.router.router import Router
@@ -50,15 +54,17 @@ from raftkv.sim.network import SimNetwork
 from raftkv.sim.store import ModelEngine, ModelStore
 from raftkv.sim.trace import Trace, Violation
 from raftkv.sim.watch import Watch
-from raftkv.startup import snapshot_meta_of, stored_state
+from raftkv.startup import forget_rot, other_members, snapshot_meta_of, stored_state
 from raftkv.storage.checkpoint import StateDirectory
 from raftkv.storage.identity import Identity, cluster_id, create_identity, load_identity
+from raftkv.storage.rotten import RottenLog
 from raftkv.storage.wal import Wal, WalSettings
 
 _Result = TypeVar("_Result")
 
 EPOCH_MS = 1_700_000_000_000
 CLUSTER_NAME = "simulated"
+REPAIR_TICK_MS = 100
 _FOR_ROUTER = (ForwardWrites, WritesRefused, ForwardReads, ReadAnswers, ReadsRefused)
 
 
@@ -145,7 +151,9 @@ class SimNode:
         self.died: Callable[[SimNode], None] = lambda node: None
         """Told when a life has ended."""
         self.torn = False
-        """The end of its log may be such that nobody can judge it."""
+        """The end of its log may be such that nobody can judge it, or its log is rotten."""
+        self.repair: Repair | None = None
+        """What the node does until its log is whole, while it is."""
         self.lives = 0
         self.rate = 1.0
         """How fast its clock runs."""
@@ -202,7 +210,7 @@ class SimNode:
             action()
             if self._violation is not None:
                 raise self._violation
-            if self._life == life:
+            if self._life == life and self.repair is None:
                 self.world.watch.looked_at(self)
         except Crashed as error:
             self.die(Survival.REORDERED if self._rng.random() < 0.5 else Survival.LOST, str(error))
@@ -216,10 +224,15 @@ class SimNode:
     @property
     def impaired(self) -> bool:
         """Whether it has lost something that it was trusted to keep, and has not got it back."""
-        if not self.alive:
-            return self.wiped or self.doubtful
+        if not self.alive or self.repair is not None:
+            return self.wiped or self.doubtful or self.repair is not None
         raft = self.replica.raft
         return self.wiped or raft.suspect is not None or raft.fenced is not None
+
+    @property
+    def serves(self) -> bool:
+        """Whether it lives, and takes part in the cluster."""
+        return self.alive and self.repair is None
 
     # Life and death.
 
@@ -247,6 +260,12 @@ class SimNode:
             world.running = "-"
         self.alive = True
         world.network.attach(self.name, self._boot, self)
+        if self.repair is not None:
+            self._tick_repair()
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
         self._ticked_ms = self.now_ms
         self.later(self._rng.randint(0, 20_000), self._tick)
         self.run(self.wake)
@@ -255,14 +274,20 @@ class SimNode:
         world, tuning = self.world, self.world.tuning
         disk = self.disk
         self._state = None
-        self.wal = Wal.open(disk, tuning.wal)
+        self.repair = None
+        try:
+            self.wal = Wal.open(disk, tuning.wal)
+        except Rotten:
+            if self._begin_repair():
+                return
+            self.wal = Wal.open(disk, tuning.wal)
         identity = load_identity(disk)
         if identity is None:
             members = tuple(Member(member.id, 0, member.peer_address) for member in world.members)
             incarnation = self._rng.getrandbits(62) + 1
             identity = create_identity(disk, Identity(cluster_id(CLUSTER_NAME, members), CLUSTER_NAME, self.name, incarnation, 0, members))
-        engine = ModelEngine(disk, random.Random(self._rng.getrandbits(64)), tuning.refusals)
-        self._state = StateDirectory(disk, engine, snapshot_meta_of, token=lambda: f"{self._rng.getrandbits(64):016x}")
+        self.incarnation = identity.incarnation
+        self._state = self._open_state()
         machine = self.make_machine(self._state.store)
         stored = stored_state(identity, self.wal, machine)
         if stored.state_lost:
@@ -273,7 +298,6 @@ class SimNode:
             world.trace.count(self.name, "suspect", stored.suspect)
             if not self.torn:
                 raise Violation("log judged", f"{self.name} doubts its log up to {stored.suspect}, and nothing was torn")
-        self.incarnation = identity.incarnation
         self.clock = LogClock(self.name)
         self.replica = Replica(
             raft=Raft(tuning.config, stored, random.Random(self._rng.getrandbits(64))),
@@ -298,6 +322,44 @@ class SimNode:
         )
         self.replica.attach(self.router)
         world.watch.started(self)
+
+    def _open_state(self) -> StateDirectory:
+        engine = ModelEngine(self.disk, random.Random(self._rng.getrandbits(64)), self.world.tuning.refusals)
+        return StateDirectory(self.disk, engine, snapshot_meta_of, token=lambda: f"{self._rng.getrandbits(64):016x}")
+
+    def _begin_repair(self) -> bool:
+        """Have a rotten log repaired with the others; False if the state holds what is rotten."""
+        identity = load_identity(self.disk)
+        if identity is None:
+            raise Corrupt(f"{self.name} has a rotten log and no identity")
+        log = RottenLog.open(self.disk, self.world.tuning.wal)
+        self._state = self._open_state()
+        forget_rot(log, KvMachine(self._state.store))
+        self._state.close()
+        self._state = None
+        if not log.needed:
+            log.close()
+            return False
+        self.world.trace.count(self.name, "repair", len(log.needed))
+
+        def ended(ending: Ending) -> None:
+            log.close()
+            self.torn |= ending is Ending.GIVEN_UP
+            self.later(0, self._open_repaired)
+
+        self.repair = Repair(self.name, log, sorted(other_members(log, identity)), self.background, self.send, ended)
+        return True
+
+    def _open_repaired(self) -> None:
+        self.world.network.detach(self.name, silent=False)
+        self.alive = False
+        self.repair = None
+        self.start()
+
+    def _tick_repair(self) -> None:
+        if self.repair is not None:
+            self.repair.tick(REPAIR_TICK_MS)
+            self.later(REPAIR_TICK_MS * 1_000, self._tick_repair)
 
     def make_machine(self, store: Store) -> KvMachine:
         """The state machine on `store`."""
@@ -443,7 +505,8 @@ class SimNode:
 
         def finish(result: _Result | BaseException) -> None:
             done(result)
-            self.wake()
+            if self.repair is None:
+                self.wake()
 
         self.later(self._rng.randint(*self.world.tuning.work_us), begin)
 
@@ -470,13 +533,28 @@ class SimNode:
         self.run(lambda: self._take(sender, value))
 
     def _take(self, sender: NodeId, value: Value) -> None:
+        if self.repair is not None:
+            self.repair.received(sender, value)
+            return
         if isinstance(value, _FOR_ROUTER):
             self.router.received(sender, value, self.now_ms)
+        elif isinstance(value, EntriesWant):
+            self._answer(sender, value)
         elif isinstance(value, Transfer):
             self.transfer(value.to or None)
         else:
             self.replica.receive(sender, value)
         self.wake()
+
+    def _answer(self, sender: NodeId, want: EntriesWant) -> None:
+        leads, term = self.replica.raft.role is Role.LEADER, self.replica.raft.term
+
+        def answered(result: EntriesFound | BaseException) -> None:
+            if isinstance(result, BaseException):
+                raise result
+            self.send(sender, result)
+
+        self.background(lambda: answer(self.wal, want, leads=leads, term=term), answered)
 
     def peer_connected(self, node: NodeId) -> None:
         """Both directions to `node` are open."""
@@ -484,6 +562,9 @@ class SimNode:
         self.run(lambda: self._connected(node))
 
     def _connected(self, node: NodeId) -> None:
+        if self.repair is not None:
+            self.repair.connected(node)
+            return
         self.router.peer_connected(node)
         self.wake()
 
@@ -493,6 +574,9 @@ class SimNode:
         self.run(lambda: self._disconnected(node))
 
     def _disconnected(self, node: NodeId) -> None:
+        if self.repair is not None:
+            self.repair.disconnected(node)
+            return
         self.replica.peer_lost(node)
         self.router.peer_disconnected(node)
         self.wake()
@@ -506,6 +590,8 @@ class SimNode:
 
     def transfer(self, to: NodeId | None) -> None:
         """An operator wants the leadership handed over."""
+        if not self.serves:
+            return
         raft = self.replica.raft
         if raft.role is not Role.LEADER:
             return
@@ -526,11 +612,13 @@ class SimNode:
 
     def open_client(self, connection: int) -> None:
         """A client connects."""
-        self.run(lambda: self.router.open(connection, "client"))
+        if self.serves:
+            self.run(lambda: self.router.open(connection, "client"))
 
     def close_client(self, connection: int) -> None:
         """A client disconnects."""
-        self.run(lambda: self.router.closed(connection))
+        if self.serves:
+            self.run(lambda: self.router.closed(connection))
 
     def submit(self, connection: int, requests: list[list[bytes]]) -> None:
         """A client asks."""
@@ -539,7 +627,8 @@ class SimNode:
             self.router.submit(connection, requests, self.now_ms)
             self.wake()
 
-        self.run(ask)
+        if self.serves:
+            self.run(ask)
 
     def _reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool) -> None:
         try:

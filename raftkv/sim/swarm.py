@@ -37,6 +37,7 @@ class Rates(Struct, frozen=True, kw_only=True):
     transfer: int = 0
     blackout: int = 0
     """The power of all machines fails at once."""
+    rot: int = 0
 
 
 class Swarm(Struct, frozen=True, kw_only=True):
@@ -161,6 +162,7 @@ def _draw_rates(rng: random.Random) -> Rates:
         wipe=often(0.1, 4_000),
         transfer=often(0.3, 300, 1_500),
         blackout=often(0.15, 3_000),
+        rot=often(0.3, 1_000, 3_000),
     )
 
 
