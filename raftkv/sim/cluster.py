@@ -207,7 +207,7 @@ def run_seed(
         Violation: a property does not hold. The message ends with the seed and the last events.
     """
     cluster = Cluster(seed, swarm, node_class, storm_ms)
-    with _recorded(cluster):
+    with recorded(cluster.trace, cluster.world):
         try:
             return cluster.run()
         except Exception as error:
@@ -217,13 +217,13 @@ def run_seed(
 
 
 @contextlib.contextmanager
-def _recorded(cluster: Cluster) -> Iterator[None]:
+def recorded(trace: Trace, world: World) -> Iterator[None]:
     """Let what the product logs go into the trace instead of anywhere else. Global while it lasts, as structlog's settings are."""
 
     def record(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         name = str(event.pop("event"))
-        node = event.pop("node", cluster.world.running)
-        cluster.trace.count(node, name, *(f"{key}={value}" for key, value in event.items()))
+        node = event.pop("node", world.running)
+        trace.count(node, name, *(f"{key}={value}" for key, value in event.items()))
         if name in FORBIDDEN_EVENTS:
             raise Violation("healthy replicas", f"{node} logs {name}: {event}")
         raise structlog.DropEvent

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from raftkv.errors import StorageError
 from raftkv.sim.clock import Schedule
+from raftkv.sim.decay import stretches_of_records
 from raftkv.sim.disk import SimDisk, Survival
 from raftkv.sim.network import CALM, SimNetwork
 from raftkv.sim.node import SimNode
-from raftkv.sim.rot import stretches_of_records
 from raftkv.sim.swarm import Swarm
 from raftkv.sim.trace import Trace
 
