@@ -8,7 +8,7 @@ matter; an entry is named by index and term for ever.
 How it ends:
 
 - All entries have arrived, and the log is what it was, bit for bit. The node opens it and starts as always.
-- The leader of a term that is not older than the node's own cannot give them, and nobody else could for `PATIENCE_MS`. That leader
+- The leader of a term that is not older than the node's own cannot give them, nor can anybody else, or not for `PATIENCE_MS`. That leader
   holds everything that was committed and that this node may have acknowledged, so what it does not give was never committed, or is in its
   state. The node ends its log before the rot, as suspect: it does not count until that leader has brought it up to date.
 - Neither. As long as an entry is intact nowhere, or only where nobody can be reached, the node waits, and says whom it has asked.
@@ -44,7 +44,7 @@ LOST_MS = 3_000
 """A question that was not answered for so long is asked again, and what a leader said before that is no longer believed."""
 
 PATIENCE_MS = 5_000
-"""For so long nothing must have arrived before a node gives up entries that the leader does not give."""
+"""For so long nothing must have arrived before a node gives up entries that the leader does not give, when not all members answer."""
 
 REPORT_MS = 30_000
 
@@ -124,7 +124,7 @@ class _Member:
         self.next = 0
         """Where in what is missing the next question begins."""
         self.wait_ms = 0
-        """How long it is not asked."""
+        """How long it is not asked, because it has been asked for everything and gave nothing."""
         self.silent_ms = 0
         self.said: EntriesFound | None = None
 
@@ -175,6 +175,8 @@ class Repair:
         self._over = False
         self._questions = 0
         self._quiet_ms = 0
+        self._hold_ms = 0
+        """How long nothing is given up, because there was no space for it."""
         self._report_ms = 0
         self._events: structlog.typing.FilteringBoundLogger = structlog.get_logger("raftkv").bind(node=node)
         first = self._missing[0]
@@ -203,6 +205,7 @@ class Repair:
         if self._over:
             return
         self._quiet_ms += elapsed_ms
+        self._hold_ms = max(0, self._hold_ms - elapsed_ms)
         self._report_ms += elapsed_ms
         for member in self._members.values():
             member.wait_ms = max(0, member.wait_ms - elapsed_ms)
@@ -214,7 +217,7 @@ class Repair:
         if self._report_ms >= REPORT_MS:
             self._report_ms = 0
             self._events.warning("log_repair_waits", reason=self.describe())
-        if self._quiet_ms >= PATIENCE_MS and not self._busy and self._missing and any(map(self._relieves, self._members.values())):
+        if self._missing and not self._busy and not self._hold_ms and self._may_give_up():
             self._give_up()
 
     def connected(self, peer: NodeId) -> None:
@@ -317,6 +320,11 @@ class Repair:
 
         self._background(lambda: self._log.mend(ready), mended)
 
+    def _may_give_up(self) -> bool:
+        members = self._members.values()
+        all_asked = all(member.connected and member.said is not None and member.wait_ms for member in members)
+        return (all_asked or self._quiet_ms >= PATIENCE_MS) and any(map(self._relieves, members))
+
     def _relieves(self, member: _Member) -> bool:
         """Whether it leads, in a term that makes it hold all that this node may have acknowledged and that was committed, and does
         not give what is missing."""
@@ -329,7 +337,7 @@ class Repair:
         def given_up(result: object) -> None:
             self._busy = False
             if isinstance(result, DiskFull):
-                self._quiet_ms = 0
+                self._hold_ms = PATIENCE_MS
                 self._events.warning("log_repair_waits", reason=str(result))
                 return
             if isinstance(result, BaseException):

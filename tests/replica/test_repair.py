@@ -11,7 +11,7 @@ import pytest
 from raftkv.codec.peer import EntriesFound, EntriesWant, Lack
 from raftkv.errors import Corrupt, DiskFull
 from raftkv.raft.types import Entry, EntryId, EntryKind, HardState, SnapshotMeta
-from raftkv.repair import ANSWER_BYTES, ASK_AGAIN_MS, LOST_MS, PATIENCE_MS, REPORT_MS, Ending, Repair, answer
+from raftkv.repair import ANSWER_BYTES, ASK_AGAIN_MS, LOST_MS, PATIENCE_MS, REPORT_MS, Ending, ReadableLog, Repair, _Member, answer
 from raftkv.sim.disk import SimDisk, Survival
 from raftkv.storage.rotten import RottenLog
 from raftkv.storage.wal import LogWrite, WalSettings
@@ -27,7 +27,8 @@ class Party:
     """The nodes n1, n2, …, each with its log on its disk: in repair if that has rotted, else answering. Background work happens at
     once."""
 
-    def __init__(self) -> None:
+    def __init__(self, repair_type: type[Repair] = Repair) -> None:
+        self._repair_type = repair_type
         self.drivers: dict[str, Driver] = {}
         self.repairs: dict[str, Repair] = {}
         self.endings: dict[str, Ending] = {}
@@ -60,7 +61,7 @@ class Party:
             except Corrupt:
                 log = RottenLog.open(driver.disk, driver.settings)
                 others = [other for other in self.drivers if other != name]
-                self.repairs[name] = Repair(name, log, others, _now, self._sends(name), self._ends(name, log))
+                self.repairs[name] = self._repair_type(name, log, others, _now, self._sends(name), self._ends(name, log))
         for name, repair in self.repairs.items():
             for other in self.drivers:
                 if other != name and other not in self.down:
@@ -270,8 +271,21 @@ def compacted(made: Party, name: str, index: int) -> None:
 
 
 def test_what_only_the_leaders_state_holds_is_left_to_the_leader() -> None:
-    """Everybody has compacted the entry away. The node ends its log before it, suspect up to its old end, some time after."""
+    """Everybody has compacted the entry away. The node ends its log before it, suspect up to its old end."""
     made = party([2], [], [])
+    for name in ("n2", "n3"):
+        compacted(made, name, 3)
+    made.leader = "n3"
+    made.run(4 * TICK_MS)
+    assert made.endings == {"n1": Ending.GIVEN_UP}
+    assert made.log("n1").entries == list(entries(1, 1))
+    assert made.drivers["n1"].wal.suspect == 4
+
+
+def test_a_member_that_is_away_is_waited_for_a_while() -> None:
+    """It may have what the leader has not; but the leader is enough in the end."""
+    made = party([2], [], [])
+    made.repairs["n1"].disconnected("n2")
     for name in ("n2", "n3"):
         compacted(made, name, 3)
     made.leader = "n3"
@@ -296,10 +310,9 @@ def test_what_the_leader_never_had_is_left_to_the_leader() -> None:
     assert made.drivers["n1"].wal.suspect == 4
 
 
-@pytest.mark.parametrize("compact", [False, True])
-def test_without_a_leader_nothing_is_given_up(compact: bool) -> None:
+def check_without_leader(repair_type: type[Repair], *, compact: bool) -> None:
     """Members that follow nobody may lack what is committed."""
-    made = Party()
+    made = Party(repair_type)
     made.add("n1", FOUR, [2, 4])
     made.add("n2", FOUR[:3])
     made.add("n3", FOUR[:3])
@@ -312,9 +325,15 @@ def test_without_a_leader_nothing_is_given_up(compact: bool) -> None:
     assert made.repairs["n1"].missing == (2 if compact else 1)
 
 
-def test_the_leader_of_an_earlier_term_relieves_nobody() -> None:
-    """A leader that was deposed may lack what this node has acknowledged to a later one."""
-    made = Party()
+@pytest.mark.parametrize("compact", [False, True])
+def test_without_a_leader_nothing_is_given_up(compact: bool) -> None:
+    """Who knows no leader does not know what is committed, so nobody is relieved by him."""
+    check_without_leader(Repair, compact=compact)
+
+
+def check_term(repair_type: type[Repair]) -> None:
+    """A leader of an earlier term is not believed."""
+    made = Party(repair_type)
     made.add("n1", (*FOUR[:3], entries(4, 4, 5)), [4], term=5)
     made.add("n2", FOUR[:3])
     made.begin()
@@ -326,9 +345,15 @@ def test_the_leader_of_an_earlier_term_relieves_nobody() -> None:
     assert made.endings == {"n1": Ending.GIVEN_UP}
 
 
+def test_the_leader_of_an_earlier_term_relieves_nobody() -> None:
+    """A leader that was deposed may lack what this node has acknowledged to a later one."""
+    check_term(Repair)
+
+
 def test_a_leader_that_is_gone_relieves_nobody() -> None:
     """What a member said counts only while it is connected and answers."""
-    made = party([2], [])
+    made = party([2], [], [])
+    made.repairs["n1"].disconnected("n3")
     compacted(made, "n2", 3)
     made.leader = "n2"
     made.run(PATIENCE_MS - 10 * TICK_MS)
@@ -342,6 +367,8 @@ def test_a_leader_that_gives_some_is_waited_for() -> None:
     made = Party()
     made.add("n1", FOUR, [2, 3, 4])
     made.add("n2", FOUR)
+    made.add("n3", FOUR)
+    made.down = {"n3"}
     made.begin()
     compacted(made, "n2", 2)
     made.leader = "n2"
@@ -376,30 +403,75 @@ def test_an_open_log_that_has_rotted_stops_its_node_when_it_is_asked() -> None:
         made.run(500)
 
 
-@pytest.mark.parametrize(
-    ("want", "indices", "lack"),
-    [
-        ((EntryId(9, 1), (EntryId(3, 1), EntryId(4, 1))), [3, 4], Lack.NONE),
-        ((EntryId(4, 1), (EntryId(3, 0), EntryId(4, 0))), [3, 4], Lack.NONE),
-        ((EntryId(4, 1), (EntryId(5, 0),)), [], Lack.NOT_HELD),
-        ((EntryId(4, 2), (EntryId(3, 0),)), [], Lack.NOT_HELD),
-        ((EntryId(4, 0), (EntryId(3, 0),)), [], Lack.NOT_HELD),
-        ((EntryId(9, 1), (EntryId(4, 2), EntryId(9, 1))), [], Lack.NOT_HELD),
-        ((EntryId(4, 1), (EntryId(1, 1), EntryId(2, 1), EntryId(3, 1))), [3], Lack.FORGOTTEN),
-        ((EntryId(4, 1), (EntryId(-7, 1), EntryId(0, 0), EntryId(1 << 70, 0))), [], Lack.FORGOTTEN),
-        ((EntryId(4, 1), ()), [], Lack.NONE),
-    ],
-)
-def test_an_open_log_gives_what_it_holds_by_name(want: tuple[EntryId, tuple[EntryId, ...]], indices: list[int], lack: Lack) -> None:
+Want = tuple[EntryId, tuple[EntryId, ...]]
+NAMED: list[tuple[Want, list[int], Lack]] = [
+    ((EntryId(9, 1), (EntryId(3, 1), EntryId(4, 1))), [3, 4], Lack.NONE),
+    ((EntryId(4, 1), (EntryId(3, 0), EntryId(4, 0))), [3, 4], Lack.NONE),
+    ((EntryId(4, 1), (EntryId(5, 0),)), [], Lack.NOT_HELD),
+    ((EntryId(4, 2), (EntryId(3, 0),)), [], Lack.NOT_HELD),
+    ((EntryId(4, 0), (EntryId(3, 0),)), [], Lack.NOT_HELD),
+    ((EntryId(9, 1), (EntryId(4, 2), EntryId(9, 1))), [], Lack.NOT_HELD),
+    ((EntryId(4, 1), (EntryId(1, 1), EntryId(2, 1), EntryId(3, 1))), [3], Lack.FORGOTTEN),
+    ((EntryId(4, 1), (EntryId(-7, 1), EntryId(0, 0), EntryId(1 << 70, 0))), [], Lack.FORGOTTEN),
+    ((EntryId(4, 1), ()), [], Lack.NONE),
+]
+
+
+def check_named(answers: Callable[..., EntriesFound], want: Want, indices: list[int], lack: Lack) -> None:
     """By index and term, or by index in a log that holds the anchor, and nothing else; the answer says what is lacking."""
     driver = Driver(SimDisk(random.Random(1)))
     wal = driver.open()
     driver.write(LogWrite(1, None, None, entries(1, 5), 5))
     driver.compact(2)
-    found = answer(wal, EntriesWant(8, *want), leads=True, term=6)
+    found = answers(wal, EntriesWant(8, *want), leads=True, term=6)
     assert [entry.index for entry in found.entries] == indices
     assert all(entry.kind is EntryKind.BATCH for entry in found.entries)
     assert (found.id, found.lack, found.leads, found.term) == (8, lack, True, 6)
+
+
+@pytest.mark.parametrize(("want", "indices", "lack"), NAMED)
+def test_an_open_log_gives_what_it_holds_by_name(want: Want, indices: list[int], lack: Lack) -> None:
+    """An entry of the same index and another term is another entry."""
+    check_named(answer, want, indices, lack)
+
+
+def test_planted_an_answer_by_index_alone() -> None:
+    """Whoever gives what stands at an index, whatever its term or the anchor, gives other entries than were asked for."""
+
+    def by_index(log: ReadableLog, want: EntriesWant, *, leads: bool, term: int) -> EntriesFound:
+        names = tuple([EntryId(wanted.index, log.term_at(wanted.index) or 0) for wanted in want.entries])
+        return answer(log, EntriesWant(want.id, want.anchor, names), leads=leads, term=term)
+
+    caught = 0
+    for row in NAMED:
+        try:
+            check_named(by_index, *row)
+        except AssertionError:
+            caught += 1
+    assert caught >= 3
+
+
+def test_planted_a_leader_of_any_term_is_believed() -> None:
+    """A node relieved by a leader that was deposed forgets what it acknowledged to the next one."""
+
+    class Trusting(Repair):
+        def _relieves(self, member: _Member) -> bool:
+            return member.said is not None and member.said.leads
+
+    with pytest.raises(AssertionError):
+        check_term(Trusting)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_planted_what_nobody_has_is_dropped(compact: bool) -> None:
+    """A node that gives up what nobody gave, though nobody leads, may drop what is committed."""
+
+    class Impatient(Repair):
+        def _relieves(self, member: _Member) -> bool:
+            return member.said is not None
+
+    with pytest.raises(AssertionError):
+        check_without_leader(Impatient, compact=compact)
 
 
 def test_a_repair_that_waits_says_so_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,14 +7,19 @@ Here a sample is run; `run_grid()` runs all 4,096 cases, in about two minutes.
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 
 from raftkv.errors import Corrupt
+from raftkv.sim.cluster import run_seed
 from raftkv.sim.disk import SimDisk
 from raftkv.sim.rot import TUNING, Grid, GridNode, GridReport, Trial, run_grid
+from raftkv.sim.swarm import Rates
 from raftkv.storage.rotten import RottenLog
 from raftkv.storage.wal import Wal
+from tests.sim.storms import COMPACTING, storm
+from tests.sim.storms import TUNING as STORM
 
 
 def check(report: GridReport, cases: int) -> None:
@@ -63,6 +68,18 @@ def test_logs_without_a_seal_lose_nothing() -> None:
     assert report.lost == report.stuck == 0
     assert report.recovered > 20
     assert all(": refused: " in case for case in report.unexpected)
+
+
+@pytest.mark.parametrize("compacting", [False, True])
+def test_logs_that_rot_in_a_storm_are_repaired(compacting: bool) -> None:
+    """Nodes get back what has rotted while they were down, or let a leader relieve them where it has cut its log."""
+    tuning = COMPACTING if compacting else STORM
+    counts: Counter[str] = Counter()
+    for seed in (2, 3, 4):
+        counts += Counter(run_seed(seed, swarm=storm(Rates(rot=120, power=800), tuning=tuning, storm_ms=6_000)).counts)
+    assert counts["fault_rot"] > 10
+    assert counts["log_mended"] > 0
+    assert (counts["log_given_up"] > 0) == compacting
 
 
 KINDS = {
