@@ -194,7 +194,7 @@ class Repair:
         first = self._missing[0]
         opinions = ", ".join(f"{name} {member.opinion}" for name, member in self._members.items())
         return (
-            f"{len(self._missing)} entries of the log are rotten, and the other members are asked for them; the first is "
+            f"rotten entries of the log: {len(self._missing)}; the other members are asked for them; the first is "
             f"entry {_name(first)}, in {first.file} near offset {first.offset}: {opinions}. Start the members that are down. {WAY_BACK}"
         )
 

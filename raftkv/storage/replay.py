@@ -138,12 +138,13 @@ class RottenGroup(Struct, frozen=True):
 
 class Survey(Struct):
     """A log of which all has been read: what is listed, where everything is, and the groups in which something that counts is
-    rotten. Its files are open."""
+    rotten. `last` is the largest index that it may ever have held. Its files are open."""
 
     manifest: Manifest
     files: dict[int, File]
     index: LogIndex
     rotten: list[RottenGroup]
+    last: Index
 
 
 class OpenedLog(Struct):
@@ -312,8 +313,9 @@ class _Replay:
 
     def survey(self) -> Survey:
         """Only read the log."""
-        self._read()
-        return Survey(self._manifest, self._files, self._index, self._judge_rot())
+        read = self._read()
+        last = _doubtful(read.scan, read.tail) if read.action is TailAction.SUSPECT else self._index.last.index
+        return Survey(self._manifest, self._files, self._index, self._judge_rot(), last)
 
     def _read(self) -> _Read:
         """Read everything, and judge all but rot that was passed. Changes nothing."""
@@ -487,7 +489,7 @@ class _Replay:
                 return self._rewrite_in_place(scan, last_group)
         suspect = self._manifest.suspect
         if action is TailAction.SUSPECT:
-            suspect = max(suspect or 0, tail.head.last.index if tail.head else scan.last.index + 1)
+            suspect = max(suspect or 0, _doubtful(scan, tail))
         return self._next_segment(scan.position, scan.number, scan.checksum, scan.last, copy=None, suspect=suspect)
 
     def _next_segment(
@@ -549,6 +551,11 @@ class _Replay:
     def _committed(self) -> Index:
         """What is known to be committed, of what is in the log."""
         return min(max(self._commit, self._index.begin.index), self._index.last.index)
+
+
+def _doubtful(scan: Scan, tail: Tail) -> Index:
+    """The largest index that a bad last group may have held."""
+    return tail.head.last.index if tail.head else scan.last.index + 1
 
 
 def _describe_rot(path: str, damage: Damage, before: EntryId, head: GroupHead | None) -> str:

@@ -78,9 +78,8 @@ class RottenLog:
     def __init__(self, disk: Disk, settings: WalSettings, survey: Survey, term: Term, lock: DirectoryLock) -> None:
         self._disk = disk
         self._settings = settings
-        self._survey = survey
         self._lock = lock
-        self._groups = [_Group(bad) for bad in survey.rotten]
+        self._take(survey)
         self.term = term
         """The durable term of the node."""
 
@@ -99,7 +98,7 @@ class RottenLog:
     @property
     def needed(self) -> tuple[RottenEntry, ...]:
         """The rotten entries of all groups that must be written again, in the log's order. Empty: the log is whole."""
-        return tuple(rotten for group in self._groups for rotten in group.places)
+        return self._needed
 
     @property
     def begin(self) -> SnapshotMeta:
@@ -120,19 +119,16 @@ class RottenLog:
     def term_at(self, index: Index) -> Term | None:
         """The term of the entry at `index`, also of the position where the log begins; None if the log does not hold it, or it is
         not known for certain."""
-        if any(rotten.index == index and rotten.term is None for rotten in self.needed):
-            return None
-        return self._survey.index.term_at(index)
+        return None if index in self._unknown else self._survey.index.term_at(index)
 
     def read(self, first: Index, last: Index, max_bytes: int) -> list[Entry]:
         """Those of the entries from `first` to `last` that are intact, as many as fit in `max_bytes` of payload but at least one."""
         entries: list[Entry] = []
         index_ = self._survey.index
-        rotten = {rotten.index for rotten in self.needed}
         windows: dict[int, Window] = {}
         taken = 0
         for index in range(max(first, index_.first), min(last, index_.last.index) + 1):
-            if index in rotten:
+            if index in self._rotten:
                 continue
             segment, offset = index_.locate(index)
             window = windows.setdefault(segment, Window(self._survey.files[segment], _READ_BYTES))
@@ -229,7 +225,7 @@ class RottenLog:
             last,
         )
         create_segment(self._disk, LOG_DIRECTORY, header).close()
-        suspect = max(manifest.suspect or 0, self.last_index)
+        suspect = max(manifest.suspect or 0, self.last_index, self._survey.last)
         listed = (*kept, SegmentEntry(header.id, header.capacity))
         store_manifest(self._disk, MANIFEST_PATH, Manifest(manifest.group, begin, listed, suspect))
         self._read_again()
@@ -243,5 +239,17 @@ class RottenLog:
     def _read_again(self) -> None:
         for file in self._survey.files.values():
             file.close()
-        self._survey = survey_log(self._disk, self._settings)
-        self._groups = [_Group(bad) for bad in self._survey.rotten]
+        self._take(survey_log(self._disk, self._settings))
+
+    def _take(self, survey: Survey) -> None:
+        self._survey = survey
+        self._groups = [_Group(bad) for bad in survey.rotten]
+        self._needed = tuple(rotten for group in self._groups for rotten in group.places)
+        counting = [
+            rotten
+            for group in self._groups
+            for rotten, found in group.places.items()
+            if survey.index.counts(found.index, group.bad.segment, found.offset)
+        ]
+        self._rotten = {rotten.index for rotten in counting}
+        self._unknown = {rotten.index for rotten in counting if rotten.term is None}

@@ -172,6 +172,18 @@ def test_what_is_intact_can_be_read() -> None:
     log.close()
 
 
+def test_a_rotten_entry_that_was_overwritten_does_not_hide_the_one_that_counts() -> None:
+    """Of a group in repair, the entries that no longer count are asked for, and those that took their places are given."""
+    driver = log_of(entries(1, 2), entries(3, 5), entries(4, 6, 2))
+    rot(driver, 3)
+    rot(driver, 4, 1)
+    log = RottenLog.open(driver.disk, SMALL)
+    assert [(rotten.index, rotten.term) for rotten in log.needed] == [(3, 1), (4, 1)]
+    assert [found.id for found in log.read(3, 6, 1 << 20)] == [EntryId(4, 2), EntryId(5, 2), EntryId(6, 2)]
+    assert [log.term_at(index) for index in (3, 4)] == [1, 2]
+    log.close()
+
+
 def test_rot_in_what_was_overwritten_does_not_stop_the_node() -> None:
     """An entry that another leader has overwritten is of no use; its rot is noted, and stays."""
     driver = log_of(entries(1, 2), entries(3, 5), entries(4, 6, 2))
@@ -321,6 +333,20 @@ def test_a_crash_while_the_log_is_ended_before_the_rot_changes_all_or_nothing() 
         assert driver.wal.hard_state == driver.acked.hard_state
         driver.acked = driver.doing = observed(driver.wal)
         continue_and_check(driver)
+
+
+@pytest.mark.parametrize("legible", [False, True])
+def test_what_an_ambiguous_last_group_may_have_held_is_suspect_too(legible: bool) -> None:
+    """A log with rot in the middle may end in a group that cannot be judged: giving up what is behind the rot gives that up as well."""
+    driver = log_of(*FOUR[:3], entries(4, 6), sealed=False)
+    path, offset = places(driver)[EntryId(4, 1)]
+    rot(driver, 2)
+    driver.disk.flip(path, offset + (RECORD_BYTES if legible else -40))
+    log = RottenLog.open(driver.disk, SMALL)
+    assert log.last_index == 3
+    log.end_before_rot()
+    log.close()
+    assert driver.open().suspect == (6 if legible else 4)
 
 
 def test_a_log_that_ends_before_its_beginning_begins_anew() -> None:
