@@ -40,8 +40,9 @@ ANSWER_BYTES = 1 << 20
 ASK_AGAIN_MS = 1_000
 """A member that has given all it has is asked again after so long."""
 
-LOST_MS = 3_000
-"""A question that was not answered for so long is asked again, and what a leader said before that is no longer believed."""
+LOST_MS = 500
+"""A question that was not answered for so long is asked again, and what the member said before that is no longer believed. The first is
+often lost: a member can be asked as soon as it is reached, and answers only when it reaches the asker."""
 
 PATIENCE_MS = 5_000
 """For so long nothing must have arrived before a node gives up entries that the leader does not give, when not all members answer."""
@@ -126,6 +127,7 @@ class _Member:
         self.wait_ms = 0
         """How long it is not asked, because it has been asked for everything and gave nothing."""
         self.silent_ms = 0
+        """How long ago it was asked."""
         self.said: EntriesFound | None = None
 
     @property
@@ -210,9 +212,6 @@ class Repair:
         for member in self._members.values():
             member.wait_ms = max(0, member.wait_ms - elapsed_ms)
             member.silent_ms += elapsed_ms
-            if member.silent_ms >= LOST_MS:
-                member.asked = []
-                member.said = None
         self._ask_all()
         if self._report_ms >= REPORT_MS:
             self._report_ms = 0
@@ -246,8 +245,13 @@ class Repair:
 
     def _ask_all(self) -> None:
         for peer, member in self._members.items():
-            if member.connected and not member.asked and not member.wait_ms and self._missing:
+            if not member.connected or not self._missing:
+                continue
+            if not member.asked and not member.wait_ms:
                 self._ask(peer, member)
+            elif member.asked and member.silent_ms >= LOST_MS:
+                member.said = None
+                self._put(peer, member, member.asked)
 
     def _ask(self, peer: NodeId, member: _Member) -> None:
         """Ask for the next entries that are missing, all of one group."""
@@ -257,16 +261,21 @@ class Repair:
         batch = self._missing[member.next : member.next + WANTED_AT_ONCE]
         asked = [rotten for rotten in batch if (rotten.file, rotten.anchor) == (first.file, first.anchor)]
         self._questions += 1
+        member.id = self._questions
+        self._put(peer, member, asked)
+
+    def _put(self, peer: NodeId, member: _Member, asked: list[RottenEntry]) -> None:
+        """Put a question. When it is put again it has the same number, so that a late answer to the first is one."""
         names = tuple([EntryId(rotten.index, rotten.term or 0) for rotten in asked])
-        if self._send(peer, EntriesWant(self._questions, first.anchor, names)):
-            member.asked, member.id, member.silent_ms = asked, self._questions, 0
+        if self._send(peer, EntriesWant(member.id, asked[0].anchor, names)):
+            member.asked, member.silent_ms = asked, 0
 
     def _take(self, sender: NodeId, found: EntriesFound) -> None:
         member = self._members.get(sender)
         if member is None or member.id != found.id or not member.asked:
             return
         asked, member.asked = member.asked, []
-        member.said, member.silent_ms = found, 0
+        member.said = found
         taken: set[RottenEntry] = set()
         for rotten in set(asked).intersection(self._missing):
             for entry in found.entries:

@@ -27,7 +27,7 @@ from typing import Protocol, TypeVar, cast
 import structlog
 from msgspec import Struct
 
-from raftkv.codec.peer import Fence, Health, SnapshotChunk, SnapshotDone, SnapshotOffer, SnapshotWant
+from raftkv.codec.peer import EntriesFound, Fence, Health, SnapshotChunk, SnapshotDone, SnapshotOffer, SnapshotWant
 from raftkv.divergence import DivergenceWatch
 from raftkv.errors import Busy, DiskFull, InvariantBroken, Unavailable
 from raftkv.kv.command import Command
@@ -331,6 +331,9 @@ class Replica:
             case SnapshotDone():
                 self._sender.done(sender, value)
                 self._receiver.stopped(sender, value)
+            case EntriesFound():
+                # An answer that was on its way when the repair ended.
+                self.raft.dropped["answer to a repair that has ended"] += 1
             case InstallSnapshot():
                 # Only the receiver hands this on, when the files are here.
                 self.raft.dropped["snapshot without files"] += 1

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any, cast
 
-from raftkv.codec.peer import Health
+from raftkv.codec.peer import EntriesFound, Health, Lack
 from raftkv.kv.machine import GroupReplies, KvMachine
 from raftkv.raft.config import Config
 from raftkv.raft.messages import Heartbeat
@@ -56,13 +56,12 @@ class _Surroundings:
         """Nothing depends on it here."""
 
 
-def test_a_node_that_catches_up_hears_its_peers_meanwhile() -> None:
-    """A thousand entries that became committed at once are applied in many turns, in order, and each turn asks for the next."""
-    entries = tuple(Entry(index, 1, EntryKind.NOOP, b"") for index in range(1, ENTRIES + 1))
+def replica_with(around: _Surroundings, count: int) -> Replica:
+    """A follower whose log holds `count` entries, of which none is known to be committed."""
+    entries = tuple(Entry(index, 1, EntryKind.NOOP, b"") for index in range(1, count + 1))
     stored = Stored(
-        "n1", 1, HardState(1), SnapshotMeta(0, 0, MEMBERS), (EntryId(1, 1),), entries, EntryId(ENTRIES, 1), committed=0, applied=0
+        "n1", 1, HardState(1), SnapshotMeta(0, 0, MEMBERS), (EntryId(1, 1),), entries, EntryId(count, 1), committed=0, applied=0
     )
-    around = _Surroundings()
     replica = Replica(
         raft=Raft(Config(), stored, random.Random(1)),
         log=cast(Any, around),
@@ -75,6 +74,21 @@ def test_a_node_that_catches_up_hears_its_peers_meanwhile() -> None:
         heard=lambda node, health: None,
     )
     replica.attach(cast(Any, around))
+    return replica
+
+
+def test_an_answer_to_a_repair_that_has_ended_is_dropped() -> None:
+    """Found by a simulated storm: what another node sent to a node in repair may arrive when its core runs already."""
+    replica = replica_with(_Surroundings(), 3)
+    replica.receive("n2", EntriesFound(1, (Entry(2, 1, EntryKind.NOOP, b""),), Lack.NONE, False, 1))
+    assert replica.raft.dropped["answer to a repair that has ended"] == 1
+    assert replica.raft.last_index == 3
+
+
+def test_a_node_that_catches_up_hears_its_peers_meanwhile() -> None:
+    """A thousand entries that became committed at once are applied in many turns, in order, and each turn asks for the next."""
+    around = _Surroundings()
+    replica = replica_with(around, ENTRIES)
     replica.receive("n2", Heartbeat("n2", "n1", 1, 2, ENTRIES, 1))
     turns = 0
     while len(around.applied_indexes) < ENTRIES:
