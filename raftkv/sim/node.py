@@ -478,6 +478,8 @@ class SimNode:
 
     def _work(self) -> None:
         self._work_due = False
+        if self.repair is not None:
+            return
         now_ms = self.now_ms
         self._pass_time()
         self.replica.pump(now_ms)
@@ -505,8 +507,7 @@ class SimNode:
 
         def finish(result: _Result | BaseException) -> None:
             done(result)
-            if self.repair is None:
-                self.wake()
+            self.wake()
 
         self.later(self._rng.randint(*self.world.tuning.work_us), begin)
 
