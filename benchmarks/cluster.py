@@ -6,6 +6,7 @@ It knows the product by its command line and its client port only, as a user doe
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import socket
@@ -73,9 +74,11 @@ class Cluster:
         command = [
             sys.executable, "-m", "raftkv_cli", "node", "--name", node.name, "--data-dir", str(node.directory),
             "--client", f"{HOST}:{node.client_port}", "--peer", f"{HOST}:{node.peer_port}", "--cluster", members,
+            "--stop-at-end-of-input",
         ]  # fmt: skip
         with node.directory.with_suffix(".log").open("ab") as output:
-            self._processes[node.name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            # Nobody writes to its input: that ends when this process does, and the node with it.
+            self._processes[node.name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
 
     def kill(self, node: Node) -> None:
         """SIGKILL."""
@@ -86,6 +89,15 @@ class Cluster:
         """SIGTERM, and wait until the process is gone."""
         self._processes[node.name].send_signal(signal.SIGTERM)
         self._processes[node.name].wait(WAIT_SECONDS)
+
+    def usage(self, node: Node) -> tuple[float, int] | None:
+        """Processor seconds that the process of `node` has used, and the bytes of memory that it holds; None where /proc does not tell."""
+        process = Path("/proc", str(self._processes[node.name].pid))
+        if not (process / "stat").is_file():
+            return None
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return seconds, int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
 
     def node(self, name: str) -> Node:
         """The node called `name`."""

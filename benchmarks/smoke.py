@@ -29,6 +29,7 @@ CLIENTS = 64
 PIPELINE = 32
 VALUE_BYTES = 100
 KILLS = 10
+IDLE_SECONDS = 10.0
 MILLION = 1_000_000
 LOAD_BATCH = 5_000
 
@@ -69,12 +70,30 @@ Note = Callable[[str, object, str], None]
 def measure(directory: Path, keys: int, note: Note) -> None:
     """All measurements, one after the other, on one cluster with its data in `directory`."""
     with Cluster(directory) as cluster:
+        idle_cost(cluster, note)
         throughput(cluster.wait_for_leader(), note)
         gaps = [failover_gap_ms(cluster) for _ in range(KILLS)]
         median = statistics.median(gaps)
         words = f"median {median:.0f} ms, {min(gaps):.0f} to {max(gaps):.0f} ms ({KILLS} times SIGKILL to the leader)"
         note("failover_gap_ms", {"median": median, "all": gaps}, words)
         restart(cluster, keys, note)
+
+
+def idle_cost(cluster: Cluster, note: Note) -> None:
+    """What new nodes cost while nobody asks them for anything: the largest of their shares of a core, and of their memories."""
+    cluster.wait_for_leader()
+    before = [usage for node in cluster.nodes if (usage := cluster.usage(node)) is not None]
+    if not before:
+        note("idle_cost", None, "skipped: this system has no /proc that tells what a process uses")
+        return
+    began = time.perf_counter()
+    time.sleep(IDLE_SECONDS)
+    seconds = time.perf_counter() - began
+    after = [usage for node in cluster.nodes if (usage := cluster.usage(node)) is not None]
+    percent = max(used[0] - start[0] for used, start in zip(after, before, strict=True)) / seconds * 100
+    megabytes = max(used[1] for used in after) / 1e6
+    words = f"{percent:.1f} % of a core, {megabytes:.0f} MB resident (the largest of {len(after)} new nodes, {IDLE_SECONDS:g} s)"
+    note("idle_cost", {"percent_of_a_core": percent, "resident_mb": megabytes}, words)
 
 
 def throughput(leader: Node, note: Note) -> None:

@@ -98,7 +98,7 @@ def start(count: int, data_dir: Path, base_port: int, log_format: str, log_level
 def ps(data_dir: Path, as_json: bool) -> None:
     """List the nodes that `raftkv cluster start` started, and whether they answer."""
     rows = [
-        NodeRow(node.name, node.pid, _answers(node.client), node.client, node.peer, node.admin) for node in _read_state(data_dir)
+        NodeRow(node.name, node.pid, _answers(node.client), node.client, node.peer, node.admin) for node in read_state(data_dir)
     ]
     if as_json:
         print_json(rows)
@@ -189,13 +189,13 @@ def _write_state(data_dir: Path, nodes: Nodes) -> None:
     fresh.replace(data_dir / STATE_FILE)
 
 
-def _read_state(data_dir: Path) -> list[RunningNode]:
+def read_state(data_dir: Path) -> list[RunningNode]:
     path = data_dir / STATE_FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[RunningNode])
     except FileNotFoundError as error:
         raise InvalidSettings(f"{path} does not exist: no cluster was started there; --data-dir says where to look") from error
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidSettings(f"{path} cannot be read as the list of a cluster's nodes: {error}") from error
 
 

@@ -219,7 +219,7 @@ def _snapshot_installed(log: Path, begin: int) -> int | None:
         for line in file:
             try:
                 event = msgspec.json.decode(line, type=dict[str, object])
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError):
                 continue
             index = event.get("index")
             if event.get("event") == "snapshot_installed" and isinstance(index, int):

@@ -17,7 +17,7 @@ def _address(text: str | None, what: str) -> Address | None:
     return None if text is None else Address.parse(text, what=what)
 
 
-def _secret(path: Path | None) -> bytes | None:
+def read_secret(path: Path | None) -> bytes | None:
     """The secret in `path`, without the newline that an editor leaves at its end.
 
     Raises:
@@ -57,6 +57,7 @@ def _secret(path: Path | None) -> bytes | None:
 )
 @click.option("--secret-file", type=click.Path(path_type=Path), help="A file with the secret that the nodes prove to each other.")
 @click.option("--insecure", is_flag=True, help="Listen on addresses that other machines reach, without a secret.")
+@click.option("--stop-at-end-of-input", is_flag=True, hidden=True)  # for a process that starts nodes: see raftkv.server.input
 @click.option("--compact-entries", type=click.IntRange(min=1), default=Tuning.compact_entries, show_default=True)
 @click.option("--compact-bytes", type=click.IntRange(min=1), default=Tuning.compact_bytes, show_default=True)
 @click.option("--log-format", type=click.Choice(["console", "json"]), default="console", show_default=True)
@@ -73,6 +74,7 @@ def node(
     members: str | None,
     secret_file: Path | None,
     insecure: bool,
+    stop_at_end_of_input: bool,
     compact_entries: int,
     compact_bytes: int,
     log_format: str,
@@ -93,8 +95,9 @@ def node(
         advertise_peer=_address(advertise_peer, "--advertise-peer"),
         cluster_name=cluster_name,
         cluster=None if members is None else parse_cluster(members),
-        secret=_secret(secret_file),
+        secret=read_secret(secret_file),
         insecure=insecure,
+        stop_at_end_of_input=stop_at_end_of_input,
         log_format=log_format,
         log_level=log_level,
         tuning=Tuning(compact_entries=compact_entries, compact_bytes=compact_bytes),

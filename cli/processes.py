@@ -1,7 +1,8 @@
 """Nodes as processes of this machine: what they are told, how they are started, and that each is ended.
 
 A node is the child `python -m raftkv_cli node …` of the process that uses this; it is signalled through its own process object and
-never by name. Its output goes to a file or to a pipe. Nothing here knows the protocol.
+never by name. Its output goes to a file or to a pipe. Its input is a pipe that nobody writes to: when this process is gone, however it
+ended, the node reads the end of it and stops in order. Nothing here knows the protocol.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ else:
     _CREATION_FLAGS, _NEW_SESSION = 0, True
 
 HOST = "127.0.0.1"
+STOP_WITH_PARENT = "--stop-at-end-of-input"
+"""Makes a node stop when its input ends. No part of a command line that a person is told to type."""
 STOP_SECONDS = 15.0
 """How long nodes may take to stop by themselves before they are killed."""
 
@@ -123,8 +126,8 @@ class NodeProcess:
     def __init__(self, spec: NodeSpec, cluster: list[NodeSpec], output: IO[bytes] | int) -> None:
         self.spec = spec
         self._process = subprocess.Popen(
-            spec.command(cluster),
-            stdin=subprocess.DEVNULL,
+            [*spec.command(cluster), STOP_WITH_PARENT],
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             # Its own session: Ctrl-C at a terminal reaches the parent, which then stops the nodes in order.
@@ -158,11 +161,11 @@ class NodeProcess:
         return self._process.wait(timeout_s)
 
     def ask_to_stop(self) -> None:
-        """SIGTERM, or what Windows has for it: the node ends in order."""
-        if sys.platform == "win32":
-            self._process.send_signal(signal.CTRL_BREAK_EVENT)
-        else:
+        """SIGTERM, or the end of its input on Windows, which has no such signal: the node ends in order."""
+        if sys.platform != "win32":
             self._process.terminate()
+        elif self._process.stdin is not None:
+            self._process.stdin.close()
 
     def signal(self, number: int) -> None:
         """Any other signal."""

@@ -47,7 +47,7 @@ class Connection:
         try:
             self._socket = socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             raise Unreachable(f"{address}: {error}") from error
         self._reader = hiredis.Reader(replyError=ErrorReply)
 
@@ -82,7 +82,7 @@ class Connection:
         try:
             self._socket.sendall(b"".join(map(_encode, commands)))
             return [self._receive() for _ in commands]
-        except (OSError, hiredis.ProtocolError) as error:
+        except (OSError, hiredis.ProtocolError, TypeError, MemoryError) as error:  # the last two: maps of no value, impossible lengths
             self.close()
             raise Unreachable(f"{self.address}: {error or type(error).__name__}") from error
 

@@ -77,7 +77,7 @@ def cluster_status(servers: str, *, timeout_s: float = 10.0) -> ClusterStatus:
     answer = ask(servers, "RAFTKV.STATUS", timeout_s=timeout_s)
     try:
         return msgspec.json.decode(answer if isinstance(answer, bytes) else b"", type=ClusterStatus)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ErrorReply(f"the node's answer is not a status: {error}") from error
 
 

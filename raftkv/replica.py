@@ -14,15 +14,16 @@ What always holds: nothing that speaks of a write leaves before the write is dur
 the node's own durable log; an error of the machine underneath (disk, memory) stops the node and never becomes a reply. The one exception
 is a full disk: nothing is applied until there is space again, then the store is opened as it was at its last flush and the log replayed.
 
-What is not here: sockets, threads, clocks and files. They come as a `Shell`, a `LogPort` and a `StateDirectory`, so that the simulator runs
-this same class. Every method that can cause work leaves it for `pump`, which the shell calls soon after `Shell.wake`.
+What is not here: sockets, threads, clocks and files. They come as a `Shell`, a `LogPort` (both in `raftkv.ports`) and a `StateDirectory`,
+so that the simulator runs this same class. Every method that can cause work leaves it for `pump`, which the shell calls soon after
+`Shell.wake`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar, cast
+from typing import cast
 
 import structlog
 from msgspec import Struct
@@ -35,16 +36,16 @@ from raftkv.kv.digest import Pair
 from raftkv.kv.machine import GroupReplies, KvMachine
 from raftkv.kv.replies import Failure, Reply
 from raftkv.kv.store import Store
+from raftkv.ports import Listener, LogPort, Shell
 from raftkv.raft import Raft
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.quorum import majority
 from raftkv.raft.ready import Fetch, Ready, Role, RoleChange
 from raftkv.raft.types import Entry, EntryId, EntryKind, Index, NodeId, SnapshotMeta, Term
-from raftkv.storage.checkpoint import Staging, StateDirectory
+from raftkv.storage.checkpoint import StateDirectory
 from raftkv.storage.plan import LogWrite
+from raftkv.storage.staging import Staging
 from raftkv.transfer import SnapshotReceiver, SnapshotSender
-
-_Result = TypeVar("_Result")
 
 READIES_PER_PUMP = 16
 """How many Readies one `pump` handles before it lets the event loop breathe."""
@@ -59,65 +60,10 @@ DIGESTS_TOLD = 16
 SLOW_READS = 32
 """Long reads at a time; each holds a view of the state."""
 
-FLUSH_PAUSE_TICKS = 250
-"""How long nothing is flushed after a flush found no space."""
+PAUSE_TICKS = 250
+"""How long nothing is flushed after a flush found no space, and no fence written."""
 
 REPLAY_BYTES = 1 << 20
-
-
-class Shell(Protocol):
-    """What surrounds a replica: a network, threads, and somebody who calls `pump`."""
-
-    def send(self, node: NodeId, value: object) -> bool:
-        """Send `value` to `node`; False when it surely was not sent. Messages may be lost."""
-
-    def background(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
-        """Run `work` off the event loop, and `done` with its result or error on it."""
-
-    def background_read(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
-        """The same for long reads, which must not keep anything else waiting."""
-
-    def wake(self) -> None:
-        """Call `Replica.pump` soon."""
-
-
-class LogPort(Protocol):
-    """The durable log. Reports through `Replica.persisted`, in order."""
-
-    def submit(self, write: LogWrite) -> None:
-        """Queue `write`; it will be durable when `Replica.persisted(write.number)` is called."""
-
-    def compact(self, meta: SnapshotMeta) -> None:
-        """Queue forgetting the entries up to `meta.index`, after everything queued before."""
-
-    def clear_suspect(self) -> None:
-        """Queue recording that the node counts again."""
-
-    def read(self, first: Index, last: Index, max_bytes: int) -> Sequence[Entry]:
-        """Durable entries from `first`, at most `max_bytes` but at least one; none when `first` is forgotten. Blocks."""
-
-    @property
-    def size_bytes(self) -> int:
-        """What the log takes on disk."""
-
-
-class Listener(Protocol):
-    """Who is told what happened: the router."""
-
-    def role_changed(self, change: RoleChange, now_ms: int) -> None:
-        """The node's role, term or leader has changed."""
-
-    def applied(self, index: Index, groups: list[GroupReplies], now_ms: int) -> None:
-        """The entry at `index` has been applied and answered `groups`."""
-
-    def read_point(self, context: int, index: Index) -> None:
-        """The read `context` is linearizable once `index` is applied."""
-
-    def appended(self, now_ms: int) -> None:
-        """Everything proposed here is durable here."""
-
-    def snapshot_installed(self, now_ms: int) -> None:
-        """The state has jumped; entries were skipped."""
 
 
 class ReplicaSettings(Struct, frozen=True, kw_only=True):
@@ -183,6 +129,8 @@ class Replica:
         self._store_failed = False
         self._reopening = False
         self._install_waits: Callable[[], None] | None = None
+        self._fence_due: str | None = None
+        self._fence_not_before = 0
         self._log_full = False
         self._low_space = False
         self._was_suspect = raft.suspect is not None
@@ -191,7 +139,7 @@ class Replica:
         self.events: structlog.typing.FilteringBoundLogger = structlog.get_logger("raftkv").bind(node=self.node)
         self._divergence = DivergenceWatch(self.node)
         self._sender = SnapshotSender(state, shell.background, shell.send, self._snapshot_sent, settings.snapshot_bytes_per_second)
-        self._receiver = SnapshotReceiver(state, shell.background, shell.send, self._snapshot_received)
+        self._receiver = SnapshotReceiver(state, shell.background, shell.send, self._snapshot_received, self._make_room)
 
     def attach(self, listener: Listener) -> None:
         """Name the listener. Called once, before the first `pump`."""
@@ -234,6 +182,11 @@ class Replica:
     def appending(self) -> bool:
         """Whether an entry is on its way to this node's disk."""
         return self.raft.persisted_index < self.raft.last_index
+
+    @property
+    def calm(self) -> bool:
+        """Whether nothing waits for the next tick in particular, so that several may pass at once."""
+        return self.raft.leader is not None and not self._to_apply and self._sender.floor is None
 
     @property
     def out_of_space(self) -> str | None:
@@ -306,6 +259,7 @@ class Replica:
             self._exchange_health()
             self._compact_if_due()
             self._watch_space()
+            self._record_fence()
         if self._to_apply or self.raft.has_ready():
             self._shell.wake()
 
@@ -366,6 +320,8 @@ class Replica:
         if full != self._log_full:
             self._log_full = full
             self.events.warning("log_disk_full" if full else "log_disk_has_space")
+            if full:
+                self._make_room("the log has no space")
 
     def pump(self, now_ms: int) -> None:
         """Handle what the core has ready, a bounded number of Readies; asks for another call if there is more.
@@ -427,7 +383,8 @@ class Replica:
             if message.to == self.node:
                 self.raft.step(message)
             elif isinstance(message, InstallSnapshot):
-                self._sender.start(message)
+                if self.raft.fenced is None:  # else it was asked for before this node knew that its state is wrong
+                    self._sender.start(message)
             else:
                 self._shell.send(message.to, message)
 
@@ -466,6 +423,7 @@ class Replica:
         except DiskFull as error:
             self._store_failed = True
             self.events.error("store_disk_full", reason=str(error), applied=self.machine.applied_index)
+            self._make_room(str(error))
             self.raft.step_down()  # another node's state may still have space, and reads wait for what is applied
         self.raft.applied(self.machine.applied_index)
 
@@ -477,8 +435,21 @@ class Replica:
         if low != self._low_space:
             self._low_space = low
             self.events.warning("disk_space_low" if low else "disk_space_regained", reserve_bytes=reserve)
+            if low:
+                self._make_room(f"less than {reserve} bytes are left on the disk")
         if self._store_failed and not low and not self._reopening and self._installing is None:
             self._reopen()
+
+    def _make_room(self, reason: str) -> None:
+        """Remove a damaged state that was set aside: it helps to find out what happened, and that must cost the node nothing."""
+
+        def removed(result: bool | BaseException) -> None:
+            if isinstance(result, BaseException):
+                raise result
+            if result:
+                self.events.warning("damaged_state_removed", reason=reason)
+
+        self._shell.background(self._state.give_up_damaged, removed)
 
     def _reopen(self) -> None:
         """There is space again: open the store as it was at its last flush, and replay the log up to where the core believes it is."""
@@ -539,6 +510,7 @@ class Replica:
             raise InvariantBroken(f"the core installs a snapshot at {meta.index}, and none has arrived")
         self._installing = ready
         self._installed = False
+        self._fence_due = None  # it ends with the state that it was put up for
         self._to_apply.clear()
 
         def installed(result: KvMachine | BaseException) -> None:
@@ -591,7 +563,7 @@ class Replica:
             if not self._is_live(machine):
                 return
             if isinstance(result, DiskFull | Busy):
-                self._flush_not_before = self._ticks + FLUSH_PAUSE_TICKS
+                self._flush_not_before = self._ticks + PAUSE_TICKS
                 self.events.warning("flush_failed", reason=str(result))
                 return
             if isinstance(result, BaseException):
@@ -639,11 +611,32 @@ class Replica:
             self._divergence.forget(node)
 
     def _fence(self, reason: str) -> None:
-        if self.raft.fenced is None and self._installing is None:
+        """The state is wrong: from now on it is not served, and from the next write to the disk on no restart changes that."""
+        if self.raft.fenced is None and not self.raft.snapshot_pending and self._installing is None:
             self.events.error("fenced", reason=reason)
             self._to_apply.clear()
             self.raft.request_snapshot(reason)
+            self._sender.distrust()
+            self._fence_due, self._fence_not_before = reason, 0
+            self._record_fence()
             self._shell.wake()
+
+    def _record_fence(self) -> None:
+        """Make the fence durable, off the event loop; without space, when there is some."""
+        reason = self._fence_due
+        if reason is None or self._ticks < self._fence_not_before:
+            return
+        self._fence_due, generation = None, self._state.generation
+
+        def recorded(result: object) -> None:
+            if isinstance(result, DiskFull):
+                self.events.warning("fence_not_durable", reason=str(result))
+                if self.raft.fenced is not None:
+                    self._fence_due, self._fence_not_before = reason, self._ticks + PAUSE_TICKS
+                return
+            _raise_error(result)
+
+        self._shell.background(lambda: self._state.fence(generation, reason), recorded)
 
 
 def apply_entry(machine: KvMachine, entry: Entry, events: structlog.typing.FilteringBoundLogger) -> list[GroupReplies]:

@@ -6,6 +6,7 @@ whole decision:
 ====================================  ==================================================================================
 the state's applied index             what is done
 ====================================  ==================================================================================
+any, and the state is fenced          as if it were lost: nothing that it says of itself is believed
 before the log's begin                the state is lost or too old: the node rejoins without one and asks for a snapshot
 between begin and end, terms agree    the rest of the log is replayed
 between begin and end, terms differ   the log begins anew after the state
@@ -41,7 +42,7 @@ class Agreement(enum.Enum):
     STATE_LOST = "state_lost"
 
 
-def reconcile(begin: Index, last: Index, applied: Index, applied_term: Term, log_term: Term | None) -> Agreement:
+def reconcile(begin: Index, last: Index, applied: Index, applied_term: Term, log_term: Term | None, *, fenced: bool) -> Agreement:
     """The row of the table in the module's description.
 
     Args:
@@ -50,8 +51,9 @@ def reconcile(begin: Index, last: Index, applied: Index, applied_term: Term, log
         applied: the index that the state holds.
         applied_term: the term of that entry, from the state.
         log_term: the term of that entry, from the log; None when the log does not know it.
+        fenced: whether the state is known to be wrong.
     """
-    if applied < begin:
+    if fenced or applied < begin:
         return Agreement.STATE_LOST
     if applied > last or log_term != applied_term:
         return Agreement.BEGIN_ANEW
@@ -71,13 +73,14 @@ def snapshot_meta_of(rows: Rows) -> SnapshotMeta:
     return SnapshotMeta(position.index, position.term, configuration)
 
 
-def forget_rot(log: RottenLog, machine: KvMachine) -> None:
-    """Let a rotten log begin after the state, if that holds rotten entries: what is in the state needs no repair.
+def forget_rot(log: RottenLog, machine: KvMachine, fenced: str | None) -> None:
+    """Let a rotten log begin after the state, if that holds rotten entries: what is in the state needs no repair. A state that is
+    known to be wrong (`fenced` says why) holds nothing.
 
     Raises:
         StorageError: the log could not be changed.
     """
-    if any(rotten.index <= machine.applied_index for rotten in log.needed):
+    if fenced is None and any(rotten.index <= machine.applied_index for rotten in log.needed):
         position = machine.position
         configuration = log.begin.configuration if position.configuration is None else decode_configuration(position.configuration)
         log.begin_after(SnapshotMeta(machine.applied_index, machine.applied_term, configuration))
@@ -89,13 +92,14 @@ def other_members(log: RottenLog, identity: Identity) -> dict[NodeId, str]:
     return {member.id: member.peer_address for member in configuration.members if member.id != identity.node}
 
 
-def stored_state(identity: Identity, wal: Wal, machine: KvMachine) -> Stored:
+def stored_state(identity: Identity, wal: Wal, machine: KvMachine, fenced: str | None) -> Stored:
     """The core's starting point; resets the log to the state where `reconcile` says so.
 
     Args:
         identity: who the node is.
         wal: the recovered log.
         machine: the state machine on the recovered store.
+        fenced: why the recovered state is known to be wrong, if it is.
 
     Raises:
         StorageError: the log could not be reset.
@@ -106,17 +110,19 @@ def stored_state(identity: Identity, wal: Wal, machine: KvMachine) -> Stored:
     if begin.index == 0 and not begin.configuration.members:
         begin = SnapshotMeta(0, 0, bootstrap_configuration(identity.members))
     known = wal.term_at(applied) if begin.index <= applied <= log.last.index else None
-    agreement = reconcile(begin.index, log.last.index, applied, applied_term, known)
+    agreement = reconcile(begin.index, log.last.index, applied, applied_term, known, fenced=fenced is not None)
     if agreement is Agreement.BEGIN_ANEW:
         position = machine.position
         configuration = begin.configuration if position.configuration is None else decode_configuration(position.configuration)
         wal.write([LogWrite(0, None, SnapshotMeta(applied, applied_term, configuration), (), applied)])
         log = wal.recovered_now()
         begin = log.snapshot
-    return _stored(identity, log, begin, applied, agreement is Agreement.STATE_LOST)
+    if agreement is Agreement.STATE_LOST:
+        return _stored(identity, log, begin, begin.index, fenced or "the state store is lost")
+    return _stored(identity, log, begin, applied, None)
 
 
-def _stored(identity: Identity, log: RecoveredLog, begin: SnapshotMeta, applied: Index, state_lost: bool) -> Stored:
+def _stored(identity: Identity, log: RecoveredLog, begin: SnapshotMeta, applied: Index, fenced: str | None) -> Stored:
     return Stored(
         node=identity.node,
         incarnation=identity.incarnation,
@@ -126,9 +132,9 @@ def _stored(identity: Identity, log: RecoveredLog, begin: SnapshotMeta, applied:
         tail=log.tail,
         last=log.last,
         configurations=log.configurations,
-        committed=min(max(log.committed, applied, begin.index), log.last.index),
-        applied=max(applied, begin.index),
+        committed=min(max(log.committed, applied), log.last.index),
+        applied=applied,
         suspect=log.suspect,
-        state_lost=state_lost,
+        fenced=fenced,
     )
 

@@ -1,9 +1,14 @@
 """Moving a snapshot from a leader to a node that needs one, in chunks that the receiver asks for.
 
 The receiver pulls: it asks for one chunk at a time, a few at once, so that it is never sent more than it can write; the sender answers
-within a byte budget, so that a transfer does not starve the nodes' other work. A transfer that is interrupted begins where it stopped:
-the staging area keeps what has arrived, and an offer of the same snapshot finds it. A checkpoint is made once and serves every peer
-that needs it at the same time; while it is being sent, the log behind it must stay (`floor`).
+within a byte budget, so that a transfer does not starve the nodes' other work. While the receiver has nothing to ask for because it
+writes or verifies what it has, it says that this moves on, so that a large state on a slow disk is not taken for a dead peer. A transfer
+that is interrupted begins where it stopped: the staging area keeps what has arrived, and an offer of the same snapshot finds it. A
+checkpoint is made once and serves every peer that needs it at the same time; while it is being sent, the log behind it must stay
+(`floor`). Nothing of a state that has turned out to be wrong is sent from then on, nor kept to be sent later (`distrust`).
+
+A transfer may fail for many reasons, and the next one may succeed. An error of the disk is none of them: it is raised, and the node
+stops.
 
 Nothing here touches a disk or a socket: files are behind `StateDirectory`, whose methods run in the background; frames leave through
 `send`.
@@ -12,16 +17,17 @@ Nothing here touches a disk or a socket: files are behind `StateDirectory`, whos
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
 
 from raftkv.codec.peer import SnapshotChunk, SnapshotDone, SnapshotOffer, SnapshotWant
-from raftkv.errors import DiskFull
+from raftkv.errors import Corrupt, DiskFull, ProtocolError, Unavailable
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.raft.types import Index, NodeId
-from raftkv.storage.checkpoint import Staging, StateCheckpoint, StateDirectory
+from raftkv.storage.checkpoint import StateCheckpoint, StateDirectory
+from raftkv.storage.staging import Staging
 
 CHUNK_BYTES = 256 << 10
 """The size of one chunk; the last of a file may be shorter."""
@@ -80,6 +86,7 @@ class SnapshotSender:
         self._outgoing: dict[NodeId, _Outgoing] = {}
         self._checkpoint: StateCheckpoint | None = None
         self._making = False
+        self._distrusted = False  # what is being made is not to be sent
         self._keep_ms = 0
         self._events = structlog.get_logger("raftkv")
 
@@ -99,16 +106,15 @@ class SnapshotSender:
         if self._checkpoint is not None and self._checkpoint.meta.index >= message.snapshot.index:
             self._offer(transfer, self._checkpoint)
         elif not self._making:
-            self._making = True
-            self._background(self._state.checkpoint, self._made)
+            self._make()
 
     def wanted(self, peer: NodeId, want: SnapshotWant) -> None:
-        """`peer` asks for a chunk."""
+        """`peer` asks for a chunk, or says that it is at work."""
         transfer = self._outgoing.get(peer)
         if transfer is None or transfer.checkpoint is None or transfer.checkpoint.name != want.id:
             self._send(peer, SnapshotDone(want.id, False, "the snapshot is no longer offered"))
             return
-        if len(transfer.wants) < 2 * CHUNKS_ASKED:
+        if want.size and len(transfer.wants) < 2 * CHUNKS_ASKED:
             transfer.wants.append(want)
         transfer.quiet_ms = 0
         self._serve(peer, transfer)
@@ -129,6 +135,13 @@ class SnapshotSender:
         for peer in sorted(self._outgoing):
             self._end(peer, False)
 
+    def distrust(self) -> None:
+        """The state here is wrong: end all transfers, and remove what was made of it, also what is being made at this moment. A
+        transfer that is started later gets a checkpoint of the state that is live then."""
+        self.stop_all()
+        self._distrusted = self._making
+        self._discard()
+
     def tick(self, elapsed_ms: int) -> None:
         """Time has passed: the budget fills up, silent transfers end, and so does the wait for those that broke off."""
         if self._keep_ms > 0 and not self._outgoing:
@@ -144,14 +157,24 @@ class SnapshotSender:
             else:
                 self._serve(peer, transfer)
 
+    def _make(self) -> None:
+        self._making = True
+        self._background(self._state.checkpoint, self._made)
+
     def _made(self, result: StateCheckpoint | BaseException) -> None:
         self._making = False
+        distrusted, self._distrusted = self._distrusted, False
         if isinstance(result, DiskFull):
             self._events.warning("checkpoint_failed", reason=str(result))
             self.stop_all()
             return
         if isinstance(result, BaseException):
             raise result
+        if distrusted:
+            self._background(result.discard, _raise_error)
+            if self._outgoing:
+                self._make()
+            return
         old, self._checkpoint = self._checkpoint, result
         if old is not None and not any(transfer.checkpoint is old for transfer in self._outgoing.values()):
             self._background(old.discard, _raise_error)
@@ -171,7 +194,9 @@ class SnapshotSender:
         checkpoint = transfer.checkpoint
         while checkpoint is not None and transfer.wants and self._budget > 0:
             want = transfer.wants.popleft()
-            if not 0 <= want.file < len(checkpoint.files) or not 0 < want.size <= CHUNK_BYTES or want.offset < 0:
+            if not 0 <= want.file < len(checkpoint.files) or not 0 < want.size <= CHUNK_BYTES:
+                continue
+            if not 0 <= want.offset <= checkpoint.files[want.file].size - want.size:
                 continue
             self._budget -= want.size
             self._background(_chunk_reader(checkpoint, want), self._chunk_sender(peer, checkpoint, want))
@@ -194,8 +219,12 @@ class SnapshotSender:
             self._release()
 
     def _release(self) -> None:
-        if not self._outgoing and not self._making and self._keep_ms <= 0 and self._checkpoint is not None:
-            old, self._checkpoint = self._checkpoint, None
+        if not self._outgoing and not self._making and self._keep_ms <= 0:
+            self._discard()
+
+    def _discard(self) -> None:
+        old, self._checkpoint = self._checkpoint, None
+        if old is not None:
             self._background(old.discard, _raise_error)
 
 
@@ -215,11 +244,22 @@ class _Incoming:
         self.sender = sender
         self.offer = offer
         self.staging: Staging | None = None
-        self.missing: deque[tuple[int, int, int]] = deque()
+        self.missing: deque[tuple[int, int, int]] = deque()  # stretches (file, offset, size), of any size: not one for each chunk
         self.asked: dict[tuple[int, int], int] = {}
         self.writing = 0
         self.finishing = False
+        self.moved = False
+        """Set, from any thread, when the work of this node has come forward."""
         self.quiet_ms = 0
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it is this node's turn, rather than the sender's."""
+        return self.staging is None or self.writing > 0 or self.finishing
+
+    def has_moved(self) -> None:
+        """The work of this node has come forward."""
+        self.moved = True
 
 
 class SnapshotReceiver:
@@ -230,6 +270,7 @@ class SnapshotReceiver:
         background: runs blocking work.
         send: sends a frame to a peer.
         received: told (message, staging) when all of it is there, verified and durable. The staging area is then the caller's.
+        no_space: told that a transfer has failed for want of space, and how; the next one may find some.
     """
 
     def __init__(
@@ -238,11 +279,13 @@ class SnapshotReceiver:
         background: Background,  # type: ignore[type-arg]
         send: Callable[[NodeId, object], bool],
         received: Callable[[InstallSnapshot, Staging], None],
+        no_space: Callable[[str], None],
     ) -> None:
         self._state = state
         self._background = background
         self._send = send
         self._received = received
+        self._no_space = no_space
         self._incoming: _Incoming | None = None
         self._events = structlog.get_logger("raftkv")
 
@@ -266,11 +309,12 @@ class SnapshotReceiver:
                 self._failed(incoming, staging)
             elif self._incoming is incoming:
                 incoming.staging = staging
-                incoming.missing = deque(_chunks(staging.missing()))
-                self._events.info("snapshot_receiving", sender=sender, index=meta.index, chunks=len(incoming.missing))
+                incoming.quiet_ms = 0
+                incoming.missing = deque(staging.missing())
+                self._events.info("snapshot_receiving", sender=sender, index=meta.index, bytes=sum(size for _, _, size in incoming.missing))
                 self._advance(incoming)
 
-        self._background(lambda: self._state.stage(offer.id, meta, offer.files), staged)
+        self._background(lambda: self._state.stage(offer.id, meta, offer.files, incoming.has_moved), staged)
 
     def chunk(self, sender: NodeId, chunk: SnapshotChunk) -> None:
         """A chunk has arrived. One that was not asked for, or has the wrong size, is ignored."""
@@ -287,6 +331,7 @@ class SnapshotReceiver:
 
         def written(result: object) -> None:
             incoming.writing -= 1
+            incoming.has_moved()
             if isinstance(result, BaseException):
                 self._failed(incoming, result)
             elif self._incoming is incoming:
@@ -301,22 +346,28 @@ class SnapshotReceiver:
             self._incoming = None
 
     def tick(self, elapsed_ms: int) -> None:
-        """Time has passed: ask again for what was lost, and give up on a sender that is gone."""
+        """Time has passed: say that the work here moves on, ask again for what was lost, and give up on a sender that is gone."""
         incoming = self._incoming
-        if incoming is None or incoming.finishing:
+        if incoming is None:
             return
         before = incoming.quiet_ms
         incoming.quiet_ms += elapsed_ms
-        if incoming.quiet_ms > GIVE_UP_MS:
+        if incoming.quiet_ms > GIVE_UP_MS and not incoming.at_work:
             self._events.warning("snapshot_abandoned", sender=incoming.sender)
             self._incoming = None
         elif incoming.quiet_ms // ASK_AGAIN_MS > before // ASK_AGAIN_MS:
+            if incoming.moved:
+                incoming.moved = False
+                self._send(incoming.sender, SnapshotWant(incoming.offer.id, 0, 0, 0))
             for (file, offset), size in sorted(incoming.asked.items()):
                 self._send(incoming.sender, SnapshotWant(incoming.offer.id, file, offset, size))
 
     def _advance(self, incoming: _Incoming) -> None:
         while incoming.missing and len(incoming.asked) < CHUNKS_ASKED:
-            file, offset, size = incoming.missing.popleft()
+            file, offset, left = incoming.missing.popleft()
+            size = min(left, CHUNK_BYTES)
+            if left > size:
+                incoming.missing.appendleft((file, offset + size, left - size))
             incoming.asked[file, offset] = size
             self._send(incoming.sender, SnapshotWant(incoming.offer.id, file, offset, size))
         if not incoming.missing and not incoming.asked and not incoming.writing and not incoming.finishing:
@@ -339,16 +390,12 @@ class SnapshotReceiver:
         self._background(staging.finish, finished)
 
     def _failed(self, incoming: _Incoming, error: BaseException) -> None:
+        if not isinstance(error, Corrupt | DiskFull | ProtocolError | Unavailable):
+            raise error
+        if self._incoming is not incoming:
+            return  # it has ended already, and the sender may have begun another of the same snapshot
+        self._incoming = None
         self._events.warning("snapshot_failed", sender=incoming.sender, reason=str(error))
-        if self._incoming is incoming:
-            self._incoming = None
+        if isinstance(error, DiskFull):
+            self._no_space(str(error))
         self._send(incoming.sender, SnapshotDone(incoming.offer.id, False, str(error)[:200]))
-
-
-def _chunks(missing: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Split (file, offset, size) ranges into pieces of at most CHUNK_BYTES."""
-    return [
-        (file, at, min(CHUNK_BYTES, offset + size - at))
-        for file, offset, size in missing
-        for at in range(offset, offset + size, CHUNK_BYTES)
-    ]

@@ -55,7 +55,7 @@ class Hello(Struct, frozen=True, array_like=True, tag=48):
     protocol: _Natural
     cluster_id: Annotated[bytes, Meta(max_length=64)]
     node: Annotated[NodeId, Meta(max_length=63)]
-    incarnation: Annotated[Incarnation, Meta(ge=0, le=(1 << 63) - 1)]
+    incarnation: Incarnation
     boot: _Natural
     group: _Natural
     client_address: _Text

@@ -22,7 +22,8 @@ from raftkv.kv.batch import Group
 from raftkv.raft.messages import Append, InstallSnapshot, Message
 from raftkv.raft.types import Entry, EntryId, Index, NodeId
 
-Natural = Annotated[int, Meta(ge=0)]
+Natural = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Checksum = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 Session = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Digest = Annotated[bytes, Meta(max_length=64)]
 Reason = Annotated[str, Meta(max_length=1000)]
@@ -104,7 +105,7 @@ class FileInfo(Struct, frozen=True, array_like=True):
 
     name: Name
     size: Natural
-    crc: Natural
+    crc: Checksum
 
 
 class SnapshotOffer(Struct, frozen=True, array_like=True, tag=39):
@@ -116,7 +117,8 @@ class SnapshotOffer(Struct, frozen=True, array_like=True, tag=39):
 
 
 class SnapshotWant(Struct, frozen=True, array_like=True, tag=40):
-    """Send me `size` bytes of file number `file` (its place in the offer) at `offset`."""
+    """Send me `size` bytes of file number `file` (its place in the offer) at `offset`. A size of 0 asks for nothing: I am at work on what
+    I have, and it moves on."""
 
     id: Name
     file: Natural

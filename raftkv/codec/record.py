@@ -25,6 +25,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Sequence
+from typing import TypeVar
 
 import google_crc32c
 import msgspec
@@ -49,6 +50,7 @@ _GROUP = struct.Struct("<QQIIII")
 _TRAILER = struct.Struct("<4sI")
 _SALT = struct.Struct("<QQ")
 _TYPE_AT = 12
+_MAX_COUNTER = (1 << 63) - 1
 
 SEGMENT_HEADER_BYTES = _SEGMENT.size + _CRC.size
 RECORD_BYTES = _RECORD.size
@@ -59,6 +61,8 @@ _TRAILER_MAGIC = b"\xa7end"
 _ZERO_SECTOR = bytes(SECTOR_BYTES)
 _SPARSE = 1
 _COPY = 1
+
+_Value = TypeVar("_Value")
 
 _encoder = msgspec.msgpack.Encoder()
 _snapshot_decoder = msgspec.msgpack.Decoder(SnapshotMeta)
@@ -192,7 +196,7 @@ def decode_segment_header(data: bytes) -> SegmentHeader | None:
         return None
     magic, version, flags, group, id_, capacity, first_number, index, term, checksum = _SEGMENT.unpack_from(data)
     (crc,) = _CRC.unpack_from(data, _SEGMENT.size)
-    if magic != SEGMENT_MAGIC or google_crc32c.value(data[: _SEGMENT.size]) != crc:
+    if magic != SEGMENT_MAGIC or google_crc32c.value(data[: _SEGMENT.size]) != crc or max(first_number, index, term) > _MAX_COUNTER:
         return None
     return SegmentHeader(group, id_, capacity, first_number, checksum, EntryId(index, term), bool(flags & _COPY), version)
 
@@ -203,7 +207,9 @@ def entry_record(entry: Entry) -> Record:
 
 
 def record_entry(record: Record) -> Entry:
-    """The entry of an `ENTRY` record."""
+    """The entry of an `ENTRY` record. Raises `ValueError` if it cannot be one."""
+    if max(record.index, record.term) > _MAX_COUNTER:
+        raise ValueError("no log is that long")
     return Entry(record.index, record.term, EntryKind(record.kind), record.payload)
 
 
@@ -213,13 +219,16 @@ def reset_record(snapshot: SnapshotMeta) -> Record:
 
 
 def record_snapshot(record: Record) -> SnapshotMeta:
-    """The snapshot of a `RESET` record. Raises `ValueError` if the payload is none."""
-    return _snapshot_decoder.decode(record.payload)
+    """The snapshot of a `RESET` record. Raises `ValueError` if the payload is none, or stands for another entry than the record."""
+    snapshot = _decoded(_snapshot_decoder, record)
+    if (snapshot.index, snapshot.term) != (record.index, record.term):
+        raise ValueError(f"it holds a snapshot of entry {snapshot.index} (term {snapshot.term})")
+    return snapshot
 
 
 def record_configuration(record: Record) -> Configuration:
     """The configuration of a `CONFIGURATION` entry's record. Raises `ValueError` if the payload is none."""
-    return _configuration_decoder.decode(record.payload)
+    return _decoded(_configuration_decoder, record)
 
 
 def group_bytes(records: Sequence[Record]) -> int:
@@ -414,6 +423,13 @@ def _encode_head(segment: int, offset: int, head: GroupHead, body_bytes: int, co
     payload = _GROUP.pack(head.number, head.commit, head.previous, body_bytes, count, _SPARSE if sparse else 0)
     type_ = RecordType.SEAL if head.seal else RecordType.GROUP
     return encode_record_header(segment, offset, Record(type_, 0, head.last.index, head.last.term, payload)) + payload
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[_Value], record: Record) -> _Value:
+    try:
+        return decoder.decode(record.payload)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
 
 
 def _padded(length: int) -> int:

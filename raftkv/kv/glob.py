@@ -98,7 +98,19 @@ def _set(pattern: bytes, position: int) -> tuple[bytes, int]:
         else:
             members.add(byte)
             position += 1
-    chosen = set(range(256)) - members if negated else members
-    if not chosen:
-        return b"[^\\x00-\\xff]", position
-    return b"[" + b"".join(b"\\x%02x" % member for member in sorted(chosen)) + b"]", position
+    source = _one_of(members)
+    if negated:
+        return b"[^" + source + b"]" if source else b".", position
+    return b"[" + source + b"]" if source else b"[^\\x00-\\xff]", position
+
+
+def _one_of(members: set[int]) -> bytes:
+    """The inside of a set of a regular expression: as few ranges as there can be, since each costs time when it is compiled."""
+    source = b""
+    ordered = sorted(members)
+    while ordered:
+        low = ordered[0]
+        length = next((count for count, member in enumerate(ordered) if member != low + count), len(ordered))
+        source += b"\\x%02x" % low if length == 1 else b"\\x%02x-\\x%02x" % (low, low + length - 1)
+        del ordered[:length]
+    return source

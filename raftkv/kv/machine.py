@@ -236,7 +236,7 @@ class KvMachine:
         self._check_index(index)
         try:
             batch = decode_batch(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvariantBroken(f"entry {index} is committed and is not a batch: {error}") from error
         if batch.format != FORMAT_VERSION:
             raise UnknownFormat(f"upgrade raftkv: entry {index} has format {batch.format}, this raftkv knows {FORMAT_VERSION}")
@@ -321,6 +321,9 @@ def _writes_of(group: Group) -> list[Write] | None:
         writes = decode_writes(group.commands)
     except ProtocolError:
         return None
+    except RecursionError as error:
+        # Whether the stack is deep enough differs between processes: a replica that made an answer of it could differ from others.
+        raise InvariantBroken(f"commands {group.first} and up of a session are nested too deeply to be read: {error}") from error
     return writes if len(writes) == group.count else None
 
 

@@ -8,7 +8,9 @@ that is there throughout is returned, and returned once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import Annotated, ClassVar, Final
+
+from msgspec import Meta
 
 from raftkv.kv.arguments import SYNTAX_ERROR, cursor, integer
 from raftkv.kv.command import Command, Kind, Read, Spec, Write
@@ -44,7 +46,7 @@ class Scan(Read, frozen=True, array_like=True, gc=False, tag=10):
 
     cursor: int
     count: int = DEFAULT_COUNT
-    pattern: bytes | None = None
+    pattern: Annotated[bytes, Meta(max_length=MAX_PATTERN_BYTES)] | None = None
     of_type: str | None = None
 
     def read(self, keys: Keyspace) -> Reply:

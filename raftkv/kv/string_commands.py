@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
+
+from msgspec import Meta
 
 from raftkv.kv.arguments import INT64_MAX, INT64_MIN, NOT_AN_INTEGER, SYNTAX_ERROR, expiry, integer, invalid_expiry, parse_integer
 from raftkv.kv.command import Command, Kind, Read, Spec, Write
@@ -13,6 +15,8 @@ from raftkv.kv.rows import STRING
 
 _IF_ABSENT: Final = 1
 _IF_PRESENT: Final = 2
+
+_Milliseconds = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 
 _EXPIRIES: Final = {b"EX": (1000, True), b"PX": (1, True), b"EXAT": (1000, False), b"PXAT": (1, False)}
 """Option to (unit in milliseconds, counted from now)."""
@@ -37,8 +41,8 @@ class SetWith(Write, frozen=True, array_like=True, gc=False, tag=2):
     condition: int = 0
     answer_old: bool = False
     keep_ttl: bool = False
-    ttl_ms: int = 0
-    due_ms: int = 0
+    ttl_ms: _Milliseconds = 0
+    due_ms: _Milliseconds = 0
 
     def apply(self, changes: Changes) -> Reply:
         due_ms = changes.clock_ms + self.ttl_ms if self.ttl_ms else self.due_ms

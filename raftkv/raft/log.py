@@ -48,7 +48,7 @@ class Log:
         self.last: Index = stored.last.index
         self.last_term: Term = stored.last.term
         self.committed: Index = stored.committed
-        self.applied: Index = max(stored.applied, self.begin.index) if stored.state_lost else stored.applied
+        self.applied: Index = max(stored.applied, self.begin.index) if stored.fenced is not None else stored.applied
         self.persisted: Index = self.last
         self._handed: Index = self.last
         self._runs: list[EntryId] = list(stored.term_runs)

@@ -36,7 +36,7 @@ def decode_configuration(payload: bytes) -> Configuration:
     """
     try:
         return _decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvariantBroken(f"a configuration entry does not hold a configuration: {error}") from error
 
 

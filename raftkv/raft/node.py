@@ -80,7 +80,7 @@ class Raft:
         self._suspect_term: Term = stored.hard_state.term
         # Whom this node promised what before it was started is forgotten, unless it never was in a term.
         self._promised_until = config.election_ticks if stored.hard_state.term else 0
-        self._fenced: str | None = None
+        self._fenced: str | None = stored.fenced
         self._number = 0
         self._messages: list[Message] = []
         self._after_persist: list[Message] = []
@@ -92,8 +92,6 @@ class Raft:
         self._self_page: tuple[Entry, ...] = ()
         self._role: Follower | PreCandidate | Candidate | Leader = Follower(self, None)
         self._reported = RoleChange(Role.FOLLOWER, 0, None)
-        if stored.state_lost:
-            self._fenced = "the state store is lost"
         self.check_invariants()
 
     # Questions.

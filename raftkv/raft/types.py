@@ -7,19 +7,23 @@ Everything here is a value: frozen, comparable, and without behaviour beyond que
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 NodeId = str
 """The name of a node, unique in its cluster, for example ``n1``. Compared and sorted as text."""
 
-Term = int
+_Counter = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+# What is decoded has to fit in where it goes next, and the next number after it too: fields of 64 bits, in files and in messages.
+
+Term = _Counter
 """A logical clock for elections (Raft paper, section 5.1). The first election starts term 1; 0 means that there was none."""
 
-Index = int
+Index = _Counter
 """A position in the log. The first entry has index 1; 0 is the position before it."""
 
-Incarnation = int
+Incarnation = _Counter
 """A random number in [1, 2**63) that a node draws when its data directory is created: the same name with another incarnation is
 another node, whose promises are unknown. 0 means "not known yet" and matches every incarnation."""
 
@@ -101,8 +105,8 @@ class Stored(Struct, frozen=True):
     configuration (incarnations 0). `term_runs` names the first entry of each run of equal terms after the snapshot, and `tail`
     holds the newest entries, as many as fit in the window; `last` is the newest entry (equal to the snapshot's id when the log is
     empty). `configurations` are the configuration entries after the snapshot, oldest first. `applied` is the index that the state
-    machines hold, `snapshot.index <= applied` unless `state_lost`. `suspect` is set when the end of the log was unreadable and an
-    acknowledged entry may be missing: the largest index that may be.
+    machines hold, `snapshot.index <= applied` unless `fenced`, which says why that state cannot be used, if so. `suspect` is set when
+    the end of the log was unreadable and an acknowledged entry may be missing: the largest index that may be.
     """
 
     node: NodeId
@@ -116,4 +120,4 @@ class Stored(Struct, frozen=True):
     committed: Index = 0
     applied: Index = 0
     suspect: Index | None = None
-    state_lost: bool = False
+    fenced: str | None = None

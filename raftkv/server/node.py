@@ -56,6 +56,7 @@ from raftkv.router.ports import RouterSettings
 from raftkv.router.router import Router
 from raftkv.server.admin import AdminPages, AdminServer, Check
 from raftkv.server.clients import ClientServer
+from raftkv.server.input import when_input_ends
 from raftkv.server.logging import configure_logging
 from raftkv.server.peers import Facts, PeerNetwork
 from raftkv.server.repairing import RepairPhase
@@ -102,7 +103,8 @@ def run(settings: NodeSettings) -> int:
     """Run a node until it is told to stop.
 
     Returns:
-        The exit code: 0 after SIGTERM or SIGINT, 1 when the node could not start or had to stop.
+        The exit code: 0 after it was asked to stop (SIGTERM, SIGINT or, if the settings say so, the end of standard input), 1 when the
+        node could not start or had to stop.
     """
     configure_logging(settings)
     events = structlog.get_logger("raftkv").bind(node=settings.name)
@@ -129,6 +131,7 @@ class Node:
         self._work_due = False
         self._ticks = 0
         self._ticked_ms = monotonic_ms()
+        self._calm = False
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="raftkv-work")
         self._read_pool = ThreadPoolExecutor(READ_WORKERS, thread_name_prefix="raftkv-read")
 
@@ -142,18 +145,19 @@ class Node:
         for name in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError):
                 self._loop.add_signal_handler(name, self._stop.set)
+        if self._settings.stop_at_end_of_input:
+            when_input_ends(self._input_ended)
         if not await self._open_log():
             self._events.info("node_stopped")
             return 0 if self._failure is None else 1
         self._open()
         try:
             await self._listen()
-            ticking = self._loop.create_task(self._tick())
+            self._tick_later()
             await self._stop.wait()
-            self._events.info("node_stopping", reason="failure" if self._failure else "signal")
+            self._events.info("node_stopping", reason="failure" if self._failure else "asked")
             if self._failure is None:
                 await self._drain()
-            ticking.cancel()
         finally:
             await self._close()
         if self._failure is not None:
@@ -194,7 +198,7 @@ class Node:
         log = RottenLog.open(self._disk, WAL_SETTINGS)
         state, machine = self._open_state(self._disk)
         try:
-            forget_rot(log, machine)
+            forget_rot(log, machine, state.fenced)
         finally:
             state.close()
         members = other_members(log, identity)
@@ -232,9 +236,9 @@ class Node:
         disk = self._disk
         state, machine = self._open_state(disk)
         self._state = state
-        stored = stored_state(identity, self._wal, machine)
-        if stored.state_lost:
-            self._events.warning("state_lost", log_begin=stored.snapshot.index, applied=machine.applied_index)
+        stored = stored_state(identity, self._wal, machine, state.fenced)
+        if stored.fenced is not None:
+            self._events.warning("state_lost", reason=stored.fenced, log_begin=stored.snapshot.index, applied=machine.applied_index)
         if stored.suspect is not None:
             self._events.warning("suspect", up_to=stored.suspect, last=stored.last.index)
         tuning = settings.tuning
@@ -352,10 +356,19 @@ class Node:
 
     # Running.
 
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.tuning.tick_ms / 1000)
-            self._guarded(self._pass_time, monotonic_ms())
+    def _tick(self) -> None:
+        self._guarded(self._pass_time, monotonic_ms())
+        if not self._stopping:
+            self._tick_later()
+
+    def _tick_later(self) -> None:
+        """Come back for the next tick; in calm times only when a heartbeat is due, because what an idle node costs is its waking up.
+        Whatever happens meanwhile passes the time first."""
+        tuning = self._settings.tuning
+        self._calm = self._replica.calm
+        ticks = tuning.heartbeat_ticks - self._ticks if self._calm else 1
+        due_ms = self._ticked_ms + ticks * tuning.tick_ms
+        self._ticking = self._loop.call_later(max(due_ms - monotonic_ms(), 1) / 1000, self._tick)
 
     def _pass_time(self, now_ms: int) -> None:
         """Give the core as many ticks as time has passed, also after a pause: a leader that slept must know it before it answers."""
@@ -385,6 +398,9 @@ class Node:
         if self._replica.raft.has_ready():
             self._replica.pump(now_ms)
             self._router.flush(now_ms)
+        if self._calm and not self._replica.calm:
+            self._ticking.cancel()
+            self._tick_later()
 
     def _guarded(self, act: Callable[..., None], *arguments: object) -> None:
         """Run `act`; whatever it raises stops the node. Nothing is run in a node that has failed, or whose log is being closed."""
@@ -415,6 +431,10 @@ class Node:
             )
             self._stop.set()
 
+    def _input_ended(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has stopped already
+            self._loop.call_soon_threadsafe(self._stop.set)
+
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         found = context.get("exception")
         error = found if isinstance(found, BaseException) else RuntimeError(str(context.get("message")))
@@ -434,7 +454,9 @@ class Node:
             self._loop.call_soon(self._work)
 
     def send(self, node: NodeId, value: object) -> bool:
-        """Send a value to another node."""
+        """Send a value to another node; not what it has heard already."""
+        if type(value) is Health and not self._reporter.is_news(node, value, monotonic_ms()):
+            return True
         return self._network.send(node, value)  # type: ignore[arg-type]  # the replica sends nothing that the codec does not know
 
     def background(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
@@ -468,8 +490,10 @@ class Node:
         self._guarded(self._take, node, value)
 
     def _take(self, node: NodeId, value: Value) -> None:
+        now_ms = monotonic_ms()
+        self._pass_time(now_ms)
         if isinstance(value, _FOR_ROUTER):
-            self._router.received(node, value, monotonic_ms())
+            self._router.received(node, value, now_ms)
         elif isinstance(value, EntriesWant):
             self._answer(node, value)
         elif isinstance(value, Transfer):
@@ -497,10 +521,13 @@ class Node:
         self._router.peer_refuses_writes(node, health.refusing_writes)
 
     def _peer_connected(self, node: NodeId, hello: Hello) -> None:
+        self._reporter.forget(node)
         self._guarded(self._router.peer_connected, node)
         self.wake()
 
     def _peer_disconnected(self, node: NodeId) -> None:
+        self._reporter.forget(node)
+        self._guarded(self._pass_time, monotonic_ms())
         self._guarded(self._replica.peer_lost, node)
         self._guarded(self._router.peer_disconnected, node)
         self.wake()
@@ -515,7 +542,7 @@ class Node:
         self._loop.call_soon_threadsafe(self._fail, error)
 
     def _log_full(self, full: bool) -> None:
-        self._loop.call_soon_threadsafe(self._replica.log_full, full)
+        self._loop.call_soon_threadsafe(self._guarded, self._replica.log_full, full)
 
     def _ready(self) -> Check:
         raft = self._replica.raft

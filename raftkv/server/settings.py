@@ -14,6 +14,7 @@ from pathlib import Path
 from raftkv.errors import InvalidSettings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_HOST = re.compile(r"[^\s\[\],=/]{1,253}")
 
 
 @dataclass(frozen=True, order=True)
@@ -38,7 +39,8 @@ class Address:
         bracketed = host.startswith("[") and host.endswith("]")
         if bracketed:
             host = host[1:-1]
-        if not colon or not host or (":" in host and not bracketed) or not port.isascii() or not port.isdigit():
+        readable = _HOST.fullmatch(host) and host.isprintable()
+        if not colon or not readable or (":" in host and not bracketed) or not re.fullmatch("[0-9]{1,9}", port):
             raise InvalidSettings(f"{what} is {text!r}; write it as HOST:PORT, for example 127.0.0.1:7001")
         number = int(port)
         if not 0 < number < 65536:
@@ -138,7 +140,8 @@ class NodeSettings:
     """Everything that `raftkv node` is told.
 
     `cluster` maps the initial members' names to the peer addresses that they advertise, and is read only when the data directory is
-    empty. Without `secret` the node talks on loopback addresses only, unless `insecure`.
+    empty. Without `secret` the node talks on loopback addresses only, unless `insecure`. With `stop_at_end_of_input` the end of standard
+    input is what SIGTERM is.
     """
 
     name: str
@@ -152,6 +155,7 @@ class NodeSettings:
     cluster: dict[str, Address] | None = None
     secret: bytes | None = None
     insecure: bool = False
+    stop_at_end_of_input: bool = False
     log_format: str = "console"
     log_level: str = "info"
     limits: Limits = field(default_factory=Limits)

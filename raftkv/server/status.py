@@ -1,6 +1,7 @@
 """What a node tells about itself and the others: to its peers (`Health`), to clients (INFO, ROLE), to operators (status, metrics).
 
-Everything is read when it is asked for; nothing here changes anything.
+Everything is read when it is asked for; nothing here changes anything. What is told of another node is what the process of it that is
+connected now has said: before its first word nothing is known.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 import time
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from raftkv import __version__
@@ -31,6 +32,8 @@ from raftkv.storage.writer import LogThread
 
 REPAIRING = "repairing"
 """The role that a node tells whose log is being repaired: its core does not run."""
+TELL_AGAIN_MS = 1_000
+"""How often a node tells what has not changed: its clock goes with it."""
 
 
 class NodeStatus(Struct, frozen=True):
@@ -72,6 +75,7 @@ class Reporter:
         self._wal = wal
         self._started = time.monotonic()
         self._heard: dict[NodeId, Health] = {}
+        self._told: dict[NodeId, tuple[Health, int]] = {}
         self._metrics = _Metrics()
 
     def attach(self, replica: Replica, network: PeerNetwork, clients: ClientServer, log: LogThread) -> None:
@@ -85,10 +89,25 @@ class Reporter:
         """Another node told its health."""
         self._heard[node] = health
 
+    def forget(self, node: NodeId) -> None:
+        """The connection to `node` broke, or a process of it has connected: what was heard may have been said by another one."""
+        self._heard.pop(node, None)
+        self._told.pop(node, None)
+
+    def is_news(self, node: NodeId, health: Health, now_ms: int) -> bool:
+        """Whether `node` has to be told `health`: it differs from what it was told last, or that was long ago. To wake every node for
+        every other at every heartbeat is a large part of what an idle cluster costs."""
+        facts = structs.replace(health, wall_ms=0)
+        told, when_ms = self._told.get(node, (None, 0))
+        if told == facts and now_ms - when_ms < TELL_AGAIN_MS:
+            return False
+        self._told[node] = facts, now_ms
+        return True
+
     def could_lead(self, node: NodeId) -> bool:
-        """Whether `node` is connected, and has not told that its state is being rebuilt."""
+        """Whether `node` is connected, and has told that its state is not being rebuilt."""
         health = self._heard.get(node)
-        return self._network.connected(node) is not None and (health is None or health.fenced is None)
+        return self._network.connected(node) is not None and health is not None and health.fenced is None
 
     def health(self, digests: tuple[Pair, ...]) -> Health:
         """What this node tells the others."""

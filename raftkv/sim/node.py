@@ -289,8 +289,8 @@ class SimNode:
         self.incarnation = identity.incarnation
         self._state = self._open_state()
         machine = self.make_machine(self._state.store)
-        stored = stored_state(identity, self.wal, machine)
-        if stored.state_lost:
+        stored = stored_state(identity, self.wal, machine, self._state.fenced)
+        if stored.fenced is not None:
             world.trace.count(self.name, "state_lost")
             if not self.doubtful:
                 raise Violation("state kept", f"{self.name} starts without a state, and nothing has destroyed it")
@@ -334,7 +334,7 @@ class SimNode:
             raise Corrupt(f"{self.name} has a rotten log and no identity")
         log = RottenLog.open(self.disk, self.world.tuning.wal)
         self._state = self._open_state()
-        forget_rot(log, KvMachine(self._state.store))
+        forget_rot(log, KvMachine(self._state.store), self._state.fenced)
         self._state.close()
         self._state = None
         if not log.needed:

@@ -1,22 +1,18 @@
-"""The state directory: the live store, checkpoints of it, and snapshots that arrive from a peer.
+"""The state directory: the live store, checkpoints of it, and the switch to a snapshot that has arrived.
 
 ::
 
-    state/CURRENT                 names the live generation, and the snapshot that it came from, if it did
+    state/CURRENT                 names the live generation, the snapshot that it came from, if it did, and its fence, if it has one
     state/gen-00000001/           the files of the live store
     state/snap-<name>/            a checkpoint that is being sent; gone after a restart
-    state/part-<name>/OFFER       a snapshot that arrives: its name, position and files
-    state/part-<name>/PROGRESS    which stretches of its files have arrived, each with a checksum
-    state/part-<name>/data/       its files
+    state/part-<name>/            a snapshot that arrives: see `raftkv.storage.staging`
 
 What always holds: CURRENT is replaced atomically and is the only thing that decides which state is live, so a crash at any point
 leaves the old state or the new one, and what else lies about is removed at the next start. A snapshot takes the place of the live
 state only after every file has been compared with its checksum and made durable, and after the position inside it has been
-compared with what was offered. The live store never shares a file that anybody writes to: checkpoints are hard links of files that
-never change.
-
-A transfer that was interrupted goes on where it was: what has arrived is kept over a restart, and files that a newer checkpoint
-has in common with an older one are not fetched again.
+compared with what was offered. A fence belongs to the generation that it was put up for: whatever happens, either the fenced state is
+live and known to be fenced, or another one is live. The live store never shares a file that anybody writes to: checkpoints are hard
+links of files that never change.
 
 What is not here: when a checkpoint is made, sent or installed. Files are touched through `Disk`, except by the engine itself.
 """
@@ -24,37 +20,32 @@ What is not here: when a checkpoint is made, sent or installed. Files are touche
 from __future__ import annotations
 
 import re
-import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from os import urandom
 from pathlib import PurePosixPath
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
-import google_crc32c
 import msgspec
 from msgspec import Struct
 
 from raftkv.codec.envelope import Damaged, UnknownVersion, unwrap, wrap
 from raftkv.codec.peer import FileInfo
-from raftkv.errors import Busy, Corrupt, DirectoryInUse, DiskFull, InvariantBroken, ProtocolError, StateDamaged, StorageError, UnknownFormat
+from raftkv.errors import Busy, Corrupt, DirectoryInUse, DiskFull, InvariantBroken, StateDamaged, StorageError, UnknownFormat
 from raftkv.kv.store import Rows, Store
 from raftkv.raft.types import SnapshotMeta
-from raftkv.storage.disk import Disk, File, read_file, replace_file
+from raftkv.storage.damage import give_up_aside
+from raftkv.storage.disk import Disk, read_file, replace_file
+from raftkv.storage.staging import Offer, Staging, check_offer, checksum, condemning, load_offer, nobody_waits, store_offer, take_over
 
 CURRENT_MAGIC: Final = b"RKVSTATE"
-OFFER_MAGIC: Final = b"RKVOFFER"
 FORMAT_VERSION: Final = 1
-
-READ_BYTES: Final = 1 << 20
-MAX_RECORD_BYTES: Final = 64 << 20
-MAX_FILES: Final = 100_000
+MAX_CURRENT_BYTES: Final = 64 << 20
 SPARE_BYTES: Final = 64 << 20
 """Space that must be left on the disk beyond a snapshot, for the log to go on."""
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-_PROGRESS: Final = struct.Struct("<IQQI")
+_GENERATION: Final = re.compile(r"gen-[0-9]{8,18}")
 
 
 class Engine(Protocol):
@@ -71,23 +62,16 @@ class Engine(Protocol):
 
 
 class Current(Struct, frozen=True, array_like=True):
-    """The content of CURRENT. `installed` is the snapshot that the generation came from, None if it began empty."""
+    """The content of CURRENT. `installed` is the snapshot that the generation came from, None if it began empty. `fenced` says why
+    what is in it is not to be served, if so."""
 
     generation: str
     installed: SnapshotMeta | None = None
+    fenced: str | None = None
 
-
-class Offer(Struct, frozen=True, array_like=True):
-    """The content of OFFER."""
-
-    name: str
-    meta: SnapshotMeta
-    files: tuple[FileInfo, ...]
-
-
-_Record = TypeVar("_Record")
 
 _encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Current)
 
 
 class StateDirectory:
@@ -120,11 +104,15 @@ class StateDirectory:
         self._path = path
         self._token = token
         self._lock = threading.Lock()
+        # Only for as long as CURRENT takes: a fence must not wait until a checkpoint of the wrong state has been made.
+        self._switching = threading.Lock()
         self._staging: Staging | None = None
         self._checksums: dict[tuple[str, str, int], int] = {}
-        if not disk.exists(path):
-            disk.mkdir(path)
-            disk.sync_directory(path.rpartition("/")[0])
+        # Names that a killed process left may be known to the running system alone: they are made durable before anything is built
+        # on them, or removed because of them.
+        disk.mkdir(path)
+        disk.sync_directory(path.rpartition("/")[0])
+        disk.sync_directory(path)
         self._current = self._load_current()
         self._clean_up()
         self._store = self._open(self._current.generation)
@@ -138,6 +126,28 @@ class StateDirectory:
     def installed(self) -> SnapshotMeta | None:
         """The snapshot that the live state came from; the log must begin at it or after it."""
         return self._current.installed
+
+    @property
+    def generation(self) -> str:
+        """The live generation."""
+        return self._current.generation
+
+    @property
+    def fenced(self) -> str | None:
+        """Why the live state is not to be served, if it was fenced."""
+        return self._current.fenced
+
+    def fence(self, generation: str, reason: str) -> None:
+        """Let every later start know that the state of `generation` is wrong; only an installed snapshot ends that. Blocks. Does
+        nothing when that generation is not live any more.
+
+        Raises:
+            DiskFull: no space; nothing has changed.
+            StorageError: the disk failed.
+        """
+        with self._switching:
+            if generation == self._current.generation:
+                self._switch(Current(generation, self._current.installed, reason))
 
     def checkpoint(self) -> StateCheckpoint:
         """A durable checkpoint of the live store. Blocks: everything in memory is flushed and every file is read once.
@@ -163,33 +173,39 @@ class StateDirectory:
             raise
         return StateCheckpoint(self._disk, path, name, meta, files)
 
-    def stage(self, name: str, meta: SnapshotMeta, files: Sequence[FileInfo]) -> Staging:
+    def stage(
+        self, name: str, meta: SnapshotMeta, files: Sequence[FileInfo], moved: Callable[[], None] = nobody_waits
+    ) -> Staging:
         """The staging area for a snapshot, with what has arrived of it before, or of another one with files in common. Blocks.
 
-        Only one snapshot is staged at a time: what was staged before is closed.
+        Only one snapshot is staged at a time: what was staged before is closed. `moved` is called, from whatever thread, while this or
+        a long step of the staging area goes on.
 
         Raises:
             ProtocolError: the offer cannot be one.
             DiskFull: there is not enough space for all of it.
+            StorageError: the disk failed; nothing of what was staged is used again.
         """
         offer = Offer(name, meta, tuple(files))
-        _check_offer(offer)
+        check_offer(offer)
         with self._lock:
-            return self._stage(name, offer)
+            return self._stage(name, offer, moved)
 
-    def _stage(self, name: str, offer: Offer) -> Staging:
+    def _stage(self, name: str, offer: Offer, moved: Callable[[], None]) -> Staging:
         if self._staging is not None:
             self._staging.close()
         path = f"{self._path}/part-{name}"
-        if _load_offer(self._disk, path) != offer:
+        if load_offer(self._disk, path) != offer:
             self._disk.remove_tree(path)
             self._disk.mkdir(path)
             self._disk.mkdir(f"{path}/data")
-            replace_file(self._disk, f"{path}/OFFER", wrap(OFFER_MAGIC, FORMAT_VERSION, _encoder.encode(offer)))
-        staging = Staging(self._disk, path, offer)
+            store_offer(self._disk, path, offer)
+        with condemning(self._disk, path):
+            staging = Staging(self._disk, path, offer, moved)
         for other in self._parts():
             if other != path:
-                _take_over(self._disk, other, staging)
+                with condemning(self._disk, other):
+                    take_over(self._disk, other, staging, moved)
                 self._disk.remove_tree(other)
         needed = sum(size for _, _, size in staging.missing())
         if needed + SPARE_BYTES > self._disk.free_space():
@@ -226,7 +242,8 @@ class StateDirectory:
             self._disk.remove_tree(target)
             staging.discard()
             raise
-        self._switch(Current(generation, meta))
+        with self._switching:
+            self._switch(Current(generation, meta))
         old, self._store = self._store, store
         old.close()
         try:
@@ -257,6 +274,14 @@ class StateDirectory:
         """The space that is left on the disk."""
         return self._disk.free_space()
 
+    def give_up_damaged(self) -> bool:
+        """Remove a damaged state that was set aside, for its space. Blocks. Returns whether there was one.
+
+        Raises:
+            StorageError: not all of it could be removed.
+        """
+        return give_up_aside(self._disk)
+
     def close(self) -> None:
         """Release the live store. Idempotent."""
         self._store.close()
@@ -271,8 +296,11 @@ class StateDirectory:
             self._switch(Current("gen-00000001"))
             return self._current
         try:
-            return _decode(Current, unwrap(CURRENT_MAGIC, FORMAT_VERSION, read_file(self._disk, path, MAX_RECORD_BYTES)))
-        except Damaged as error:
+            current = _decoder.decode(unwrap(CURRENT_MAGIC, FORMAT_VERSION, read_file(self._disk, path, MAX_CURRENT_BYTES)))
+            if not _GENERATION.fullmatch(current.generation):
+                raise Damaged(f"it names the generation {current.generation[:40]!r}")
+            return current
+        except (Damaged, Corrupt, ValueError, RecursionError) as error:
             raise StateDamaged(f"{path} is damaged ({error}): {self._way_back}") from error
         except UnknownVersion as error:
             raise UnknownFormat(f"upgrade raftkv: {path} cannot be used; {error}") from error
@@ -300,7 +328,7 @@ class StateDirectory:
             path = f"{self._path}/{name}"
             stale = name.startswith("gen-") and name != self._current.generation
             if not live_only:
-                stale |= name.startswith("snap-") or (name.startswith("part-") and _load_offer(self._disk, path) is None)
+                stale |= name.startswith("snap-") or (name.startswith("part-") and load_offer(self._disk, path) is None)
             if stale:
                 self._disk.remove_tree(path)
         self._checksums = {key: crc for key, crc in self._checksums.items() if key[0] == self._current.generation}
@@ -316,7 +344,7 @@ class StateDirectory:
             key = self._current.generation, name, size
             crc = self._checksums.get(key) if name.endswith(".sst") else None
             if crc is None:
-                crc = _checksum(file, 0, size)
+                crc = checksum(file, 0, size)
             if name.endswith(".sst"):
                 self._checksums[key] = crc
         finally:
@@ -345,211 +373,3 @@ class StateCheckpoint:
     def discard(self) -> None:
         """Remove it from disk. Blocks. Idempotent."""
         self._disk.remove_tree(self._path)
-
-
-class Staging:
-    """A snapshot that arrives. `write` may be called from several threads at once."""
-
-    def __init__(self, disk: Disk, path: str, offer: Offer) -> None:
-        self.path = path
-        self.offer = offer
-        self.finished = False
-        self._disk = disk
-        self._lock = threading.Lock()
-        self._closed = False
-        self._arrived: list[list[tuple[int, int]]] = [[] for _ in offer.files]
-        self._progress = _open_or_create(disk, f"{path}/PROGRESS")
-        self._progress_bytes = 0
-        self._load_progress()
-
-    def missing(self) -> Sequence[tuple[int, int, int]]:
-        """What has not arrived, as (file number, offset, size)."""
-        with self._lock:
-            return [
-                (number, start, end - start)
-                for number, info in enumerate(self.offer.files)
-                for start, end in _gaps(self._arrived[number], info.size)
-            ]
-
-    def write(self, file: int, offset: int, data: bytes) -> None:
-        """Keep a chunk. Blocks.
-
-        Raises:
-            ProtocolError: there is no such place in the snapshot.
-            DiskFull: no space; what has arrived stays.
-            StorageError: the disk failed, or the staging area was closed.
-        """
-        if not 0 <= file < len(self.offer.files) or not 0 <= offset <= offset + len(data) <= self.offer.files[file].size:
-            raise ProtocolError(f"a chunk for file {file} at {offset} does not belong to the snapshot {self.offer.name}")
-        with self._lock:
-            self._check_open()
-            handle = self._open_data(file)
-            try:
-                handle.write_at(offset, data)
-            finally:
-                handle.close()
-            self._note(file, offset, len(data), google_crc32c.value(data))
-
-    def finish(self) -> None:
-        """Verify every file against its checksum and make all of it durable. Blocks.
-
-        Raises:
-            Corrupt: a file differs from what was offered, or is not complete; it will be fetched again by the next transfer.
-        """
-        with self._lock:
-            self._check_open()
-            for number, info in enumerate(self.offer.files):
-                handle = self._open_data(number)
-                try:
-                    self._verify(number, info, handle)
-                    handle.sync()
-                finally:
-                    handle.close()
-            self._disk.sync_directory(f"{self.path}/data")
-            self.finished = True
-
-    def adopt(self, number: int, source: str) -> None:
-        """Take the whole file at `source` for file `number`, whose name, size and checksum it has."""
-        with self._lock:
-            info = self.offer.files[number]
-            target = self._data_path(number)
-            if not self._disk.exists(target):
-                self._disk.rename(source, target)
-                self._note(number, 0, info.size, info.crc)
-
-    def close(self) -> None:
-        """Nothing more will be written. What has arrived stays on disk. Idempotent."""
-        with self._lock:
-            self._closed = True
-            self._progress.close()
-
-    def discard(self) -> None:
-        """Remove it from disk. Blocks. Idempotent."""
-        self.close()
-        self._disk.remove_tree(self.path)
-
-    def whole(self) -> Iterator[tuple[FileInfo, str]]:
-        """The files of which everything has arrived, and where they are."""
-        for number, info in enumerate(self.offer.files):
-            if info.size and self._arrived[number] == [(0, info.size)]:
-                yield info, self._data_path(number)
-
-    def _verify(self, number: int, info: FileInfo, handle: File) -> None:
-        if handle.size() == info.size and _checksum(handle, 0, info.size) == info.crc:
-            return
-        # Emptied, so that after a restart nothing of it passes for verified.
-        handle.truncate(0)
-        self._arrived[number] = []
-        raise Corrupt(f"{self._data_path(number)} differs from what was offered; it will be fetched again")
-
-    def _note(self, file: int, offset: int, size: int, crc: int) -> None:
-        self._progress.write_at(self._progress_bytes, _PROGRESS.pack(file, offset, size, crc))
-        self._progress_bytes += _PROGRESS.size
-        self._arrived[file] = _merge(self._arrived[file], offset, offset + size)
-
-    def _load_progress(self) -> None:
-        """Believe what was noted as far as the bytes are there: after a power loss some may not be."""
-        noted = self._progress.read_at(0, min(self._progress.size(), MAX_RECORD_BYTES))
-        whole = len(noted) - len(noted) % _PROGRESS.size
-        for file, offset, size, crc in _PROGRESS.iter_unpack(noted[:whole]):
-            if file < len(self.offer.files) and offset + size <= self.offer.files[file].size and self._holds(file, offset, size, crc):
-                self._arrived[file] = _merge(self._arrived[file], offset, offset + size)
-        self._progress_bytes = whole
-
-    def _holds(self, file: int, offset: int, size: int, crc: int) -> bool:
-        if not self._disk.exists(self._data_path(file)):
-            return False
-        handle = self._open_data(file)
-        try:
-            return handle.size() >= offset + size and _checksum(handle, offset, size) == crc
-        finally:
-            handle.close()
-
-    def _open_data(self, number: int) -> File:
-        return _open_or_create(self._disk, self._data_path(number))
-
-    def _data_path(self, number: int) -> str:
-        return f"{self.path}/data/{self.offer.files[number].name}"
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StorageError(f"the snapshot {self.offer.name} is no longer being received")
-
-
-def _check_offer(offer: Offer) -> None:
-    names = [info.name for info in offer.files]
-    if not all(_NAME.fullmatch(name) for name in (offer.name, *names)) or len(names) > MAX_FILES:
-        raise ProtocolError("a snapshot was offered with names that no snapshot has")
-    if len({name.lower() for name in names}) != len(names):
-        raise ProtocolError(f"the snapshot {offer.name} was offered with the same file twice")
-    if any(info.size < 0 for info in offer.files):
-        raise ProtocolError(f"the snapshot {offer.name} was offered with a file of negative size")
-
-
-def _load_offer(disk: Disk, path: str) -> Offer | None:
-    """What `path` is the staging area of; None when nothing of it can be used."""
-    file = f"{path}/OFFER"
-    if not disk.exists(file) or not disk.exists(f"{path}/data"):
-        return None
-    try:
-        offer = _decode(Offer, unwrap(OFFER_MAGIC, FORMAT_VERSION, read_file(disk, file, MAX_RECORD_BYTES)))
-        _check_offer(offer)
-    except (Damaged, UnknownVersion, Corrupt, ProtocolError):
-        return None
-    return offer
-
-
-def _take_over(disk: Disk, path: str, staging: Staging) -> None:
-    """Move what another snapshot has in common with `staging` there."""
-    offer = _load_offer(disk, path)
-    if offer is None:
-        return
-    wanted = {info: number for number, info in enumerate(staging.offer.files)}
-    other = Staging(disk, path, offer)
-    other.close()
-    for info, source in other.whole():
-        if info in wanted:
-            staging.adopt(wanted[info], source)
-
-
-def _decode(kind: type[_Record], payload: bytes) -> _Record:
-    try:
-        return msgspec.msgpack.decode(payload, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Damaged(f"its content cannot be read: {error}") from error
-
-
-def _open_or_create(disk: Disk, path: str) -> File:
-    return disk.open(path) if disk.exists(path) else disk.create(path)
-
-
-def _checksum(file: File, offset: int, size: int) -> int:
-    crc = 0
-    while size > 0:
-        data = file.read_at(offset, min(size, READ_BYTES))
-        if not data:
-            break
-        crc = google_crc32c.extend(crc, data)
-        offset += len(data)
-        size -= len(data)
-    return crc
-
-
-def _merge(arrived: list[tuple[int, int]], start: int, end: int) -> list[tuple[int, int]]:
-    """Stretches (start, end), sorted and apart, with one more."""
-    apart = [(low, high) for low, high in arrived if high < start or low > end]
-    for low, high in arrived:
-        if high >= start and low <= end:
-            start, end = min(start, low), max(end, high)
-    return sorted([*apart, (start, end)])
-
-
-def _gaps(arrived: list[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
-    """What lies between stretches."""
-    place = 0
-    for low, high in arrived:
-        if place < low:
-            yield place, low
-        place = high
-    if place < size:
-        yield place, size

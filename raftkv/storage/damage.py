@@ -1,7 +1,8 @@
-"""A state store that cannot be trusted is set aside, never repaired in place and never thrown away unseen.
+"""A state store that cannot be trusted is set aside, never repaired in place.
 
 The state can be had again: it is the log applied, and every other node has it. So a node whose state is damaged starts with an empty
-one, and replays its log or asks for a snapshot. What was damaged stays beside it, in `state.damaged`, until the next time.
+one, and replays its log or asks for a snapshot. What was damaged stays beside it, in `state.damaged`, for whoever wants to know what
+happened: until the next time, and for as long as nothing that the node needs is refused for want of space.
 
 Damage may be noticed long after the start, when a block is read for the first time. The node then stops, and leaves a note, so that the
 next start does not trust the same files again.
@@ -41,3 +42,15 @@ def set_aside(disk: Disk) -> str:
     disk.rename(STATE_PATH, ASIDE_PATH)
     disk.sync_directory("")
     return ASIDE_PATH
+
+
+def give_up_aside(disk: Disk) -> bool:
+    """Remove what was set aside, for its space. Returns whether there was anything.
+
+    Raises:
+        StorageError: not all of it could be removed.
+    """
+    if not disk.exists(ASIDE_PATH):
+        return False
+    disk.remove_tree(ASIDE_PATH)
+    return True

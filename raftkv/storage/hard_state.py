@@ -16,8 +16,10 @@ The file has its full length from the beginning, so that a change needs no space
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from raftkv.codec.envelope import ENVELOPE_BYTES, Damaged, UnknownVersion, unwrap, wrap
 from raftkv.errors import Corrupt, InvalidRequest, StorageError
@@ -35,7 +37,7 @@ FILE_BYTES = 2 * SLOT_BYTES
 class HardStateSlot(Struct, frozen=True, array_like=True):
     """What a slot holds."""
 
-    sequence: int
+    sequence: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     state: HardState
 
 
@@ -155,7 +157,7 @@ def _read_slot(file: File, number: int) -> HardStateSlot | str:
     try:
         payload = unwrap(HARD_STATE_MAGIC, HARD_STATE_VERSION, file.read_at(number * SLOT_BYTES, SLOT_BYTES))
         return _decoder.decode(payload)
-    except (Damaged, ValueError) as error:
+    except (Damaged, ValueError, RecursionError) as error:
         return str(error)
     except UnknownVersion as error:
         raise StorageError(

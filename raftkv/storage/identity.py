@@ -98,7 +98,7 @@ def load_identity(disk: Disk) -> Identity | None:
         raise Corrupt(f"the identity of this node cannot be read ({reasons}). {WAY_BACK}")
     try:
         identity = _decoder.decode(payloads[0])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Corrupt(f"{IDENTITY_PATHS[0]} has a sound checksum and is not an identity: {error}. {WAY_BACK}") from error
     if action is CopiesAction.REPAIR:
         _write(disk, payloads[0], [path for path, copy in zip(IDENTITY_PATHS, found, strict=True) if copy is not Copy.GOOD])

@@ -16,6 +16,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 
+from msgspec import Struct
+
 from raftkv.errors import InvariantBroken
 from raftkv.raft.types import Configuration, EntryId, Index, SnapshotMeta, Term
 
@@ -36,6 +38,14 @@ class SegmentView:
     def last(self) -> Index:
         """The last entry that counts, or 0."""
         return self.first + len(self.offsets) - 1 if self.offsets else 0
+
+
+class Stretch(Struct, frozen=True):
+    """Entries that follow one another in one segment: the index of the first, and the offset of each."""
+
+    segment: int
+    first: Index
+    offsets: array[int]
 
 
 class LogIndex:
@@ -141,16 +151,25 @@ class LogIndex:
             return None
         return self._run_term[bisect_right(self._run_first, index) - 1]
 
-    def locate(self, index: Index) -> tuple[int, int]:
-        """The segment and offset of an entry that the log holds."""
-        for view in reversed(self._views):
-            if view.offsets and view.first <= index <= view.last:
-                return view.id, view.offsets[index - view.first]
-        raise InvariantBroken(f"entry {index} is in the log ({self.first} to {self.last.index}) and in none of its segments")
+    def locate(self, first: Index, last: Index) -> list[Stretch]:
+        """Where the entries `first` to `last` are, which the log holds."""
+        found: list[Stretch] = []
+        following = first
+        for view in self._views:
+            if view.offsets and view.first <= following <= view.last and following <= last:
+                offsets = view.offsets[following - view.first : last - view.first + 1]
+                found.append(Stretch(view.id, following, offsets))
+                following += len(offsets)
+        if following != last + 1:
+            raise InvariantBroken(f"entry {following} is in the log ({self.first} to {self.last.index}) and in none of its segments")
+        return found
 
     def counts(self, index: Index, segment: int, offset: int) -> bool:
         """Whether the record of entry `index` at this place is part of the log: not forgotten, and not overwritten later."""
-        return self.begin.index < index <= self.last.index and self.locate(index) == (segment, offset)
+        if not self.begin.index < index <= self.last.index:
+            return False
+        (stretch,) = self.locate(index, index)
+        return (stretch.segment, stretch.offsets[0]) == (segment, offset)
 
     def settle(self, begin: SnapshotMeta) -> None:
         """End of reading back: the log begins after `begin`, or after the last installed snapshot if that is newer.

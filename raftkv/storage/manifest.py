@@ -12,8 +12,10 @@ What always holds:
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from raftkv.codec.envelope import Damaged, UnknownVersion, unwrap, wrap
 from raftkv.errors import Corrupt, StorageError
@@ -26,15 +28,18 @@ MANIFEST_VERSION = 1
 MAX_MANIFEST_BYTES = 64 << 20
 
 
+_Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+
+
 class SegmentEntry(Struct, frozen=True, array_like=True):
     """One segment. `capacity` is the length it was created with. `end` is the offset where its sound groups end, `number` and
     `checksum` those of the last of them; all three are 0 for the last segment, which is still written to."""
 
-    id: int
-    capacity: int
-    end: int = 0
-    number: int = 0
-    checksum: int = 0
+    id: _Number
+    capacity: _Number
+    end: _Number = 0
+    number: _Number = 0
+    checksum: _Number = 0
 
 
 class Manifest(Struct, frozen=True, array_like=True):
@@ -67,7 +72,7 @@ def load_manifest(disk: Disk, path: str) -> Manifest:
         manifest = _decoder.decode(unwrap(MANIFEST_MAGIC, MANIFEST_VERSION, read_file(disk, path, MAX_MANIFEST_BYTES)))
     except UnknownVersion as error:
         raise StorageError(f"{path}: {error}. Start the version of raftkv that wrote it, or a newer one") from error
-    except (Damaged, ValueError) as error:
+    except (Damaged, ValueError, RecursionError) as error:
         raise Corrupt(f"{path}: {error}. {WAY_BACK}") from error
     ids = [segment.id for segment in manifest.segments]
     if not ids or ids != sorted(set(ids)):

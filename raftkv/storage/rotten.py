@@ -125,19 +125,19 @@ class RottenLog:
         """Those of the entries from `first` to `last` that are intact, as many as fit in `max_bytes` of payload but at least one."""
         entries: list[Entry] = []
         index_ = self._survey.index
-        windows: dict[int, Window] = {}
+        first, last = max(first, index_.first), min(last, index_.last.index)
         taken = 0
-        for index in range(max(first, index_.first), min(last, index_.last.index) + 1):
-            if index in self._rotten:
-                continue
-            segment, offset = index_.locate(index)
-            window = windows.setdefault(segment, Window(self._survey.files[segment], _READ_BYTES))
-            found = read_entry(window, segment, offset, index, self._settings.max_entry_bytes)
-            if isinstance(found, Entry):
-                taken += len(found.payload)
-                if entries and taken > max_bytes:
-                    break
-                entries.append(found)
+        for stretch in index_.locate(first, last) if first <= last else ():
+            window = Window(self._survey.files[stretch.segment], _READ_BYTES)
+            for index, offset in enumerate(stretch.offsets, start=stretch.first):
+                if index in self._rotten:
+                    continue
+                found = read_entry(window, stretch.segment, offset, index, self._settings.max_entry_bytes)
+                if isinstance(found, Entry):
+                    taken += len(found.payload)
+                    if entries and taken > max_bytes:
+                        return entries
+                    entries.append(found)
         return entries
 
     def accepts(self, rotten: RottenEntry, entry: Entry) -> bool:

@@ -13,14 +13,16 @@ What always holds:
 - A node whose last group is unreadable is suspect until `clear_suspect`, across restarts.
 
 How a crash is recovered from is in `raftkv.storage.recovery` and `replay`; the bytes are in `raftkv.codec.record` and
-docs/formats.md. One thread writes (`write`, `compact`, `seal`, `reserve`, `clear_suspect`, `close`); any number may read.
+docs/formats.md. One thread writes (`write`, `compact`, `seal`, `reserve`, `clear_suspect`, `close`); any number may read. A read keeps
+nobody waiting but who would remove or close what is being read; the questions that are properties wait for no disk.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 
 from msgspec import Struct
 
@@ -40,6 +42,7 @@ from raftkv.errors import Corrupt, DiskFull, InvariantBroken, StorageError
 from raftkv.raft.types import Configuration, Entry, EntryId, HardState, Index, SnapshotMeta, Term
 from raftkv.storage.disk import DirectoryLock, Disk, File
 from raftkv.storage.hard_state import HardStateSlot, encode_slot
+from raftkv.storage.log_index import Stretch
 from raftkv.storage.manifest import Manifest, SegmentEntry, store_manifest
 from raftkv.storage.plan import LogWrite, Plan, plan_group
 from raftkv.storage.recovery import WAY_BACK
@@ -85,8 +88,10 @@ class Wal:
         self._spare = False
         self._poison: str | None = None
         self._closed = False
-        # Readers take it for the index and the files; the writer only where it changes those, never while it waits for the disk.
-        self._reading = threading.Lock()
+        # For the index, the files and the manifest. Nobody holds it while he waits for the disk, so the event loop may ask as well.
+        self._looking = threading.Condition(threading.Lock())
+        self._readers: Counter[int] = Counter()
+        """How many reads of each segment are under way: for so long it is neither closed nor removed."""
         self._created = opened.created
         self.passed = opened.passed
         """Which rot was passed over when the log was opened, because it does not count."""
@@ -138,7 +143,7 @@ class Wal:
     @property
     def size_bytes(self) -> int:
         """Bytes of log that segments hold; compaction makes it fall."""
-        with self._reading:
+        with self._looking:
             closed = sum([segment.end - DATA_OFFSET for segment in self._manifest.segments[:-1]])
             return closed + self._position.offset - DATA_OFFSET
 
@@ -182,23 +187,16 @@ class Wal:
             StorageError: the disk failed, or the log is closed.
         """
         entries: list[Entry] = []
-        with self._reading:
-            if self._closed:
-                raise StorageError("the log is closed")
-            if not self._index.begin.index < first <= min(last, self._index.last.index):
-                return entries
-            window: Window | None = None
-            segment = 0
-            taken = 0
-            for index in range(first, min(last, self._index.last.index) + 1):
-                at, offset = self._index.locate(index)
-                if window is None or at != segment:
-                    window, segment = Window(self._files[at], min(_READ_BYTES, max_bytes + RECORD_BYTES)), at
-                entry = self._read_entry(window, segment, offset, index)
-                taken += len(entry.payload)
-                if entries and taken > max_bytes:
-                    break
-                entries.append(entry)
+        taken = 0
+        with self._held(first, last) as stretches:
+            for stretch, file in stretches:
+                window = Window(file, min(_READ_BYTES, max_bytes + RECORD_BYTES))
+                for index, offset in enumerate(stretch.offsets, start=stretch.first):
+                    entry = self._read_entry(window, stretch.segment, offset, index)
+                    taken += len(entry.payload)
+                    if entries and taken > max_bytes:
+                        return entries
+                    entries.append(entry)
         return entries
 
     def recovered_now(self) -> RecoveredLog:
@@ -216,7 +214,7 @@ class Wal:
 
     def term_at(self, index: Index) -> Term | None:
         """The term of the entry at `index`, also of the position where the log begins; None if the log does not hold it."""
-        with self._reading:
+        with self._looking:
             return self._index.term_at(index)
 
     def compact(self, meta: SnapshotMeta) -> None:
@@ -249,7 +247,7 @@ class Wal:
                 self._spare = False
                 self._disk.unlink(SPARE_PATH)
                 self._store(manifest)
-            with self._reading:
+            with self._looking:
                 self._index.compact(meta)
             self._remove_segments(dead)
 
@@ -307,10 +305,9 @@ class Wal:
             if self._poison is None:
                 self.seal()
         finally:
-            with self._reading:
+            with self._looking:
                 self._closed = True
-                for file in self._files.values():
-                    file.close()
+            self._close_segments(tuple(self._files))
             self._hard_state.close()
             self._directory_lock.release()
 
@@ -335,7 +332,7 @@ class Wal:
         file = self._files[segment]
         file.write_at(position.offset, group.data)
         file.sync()
-        with self._reading:
+        with self._looking:
             if plan.reset is not None:
                 self._index.reset(plan.reset)
             for number, (record, offset) in enumerate(zip(plan.records, group.offsets, strict=True)):
@@ -366,7 +363,7 @@ class Wal:
             except DiskFull:
                 discard_file(self._disk, segment_path(LOG_DIRECTORY, header.id), file)
                 raise
-            with self._reading:
+            with self._looking:
                 self._files[header.id] = file
                 self._index.add_segment(header.id)
                 self._position = Position(DATA_OFFSET, position.number, position.checksum, position.commit, True)
@@ -384,10 +381,9 @@ class Wal:
 
     def _remove_segments(self, ids: list[int]) -> None:
         """Remove the files of segments that are no longer listed."""
-        with self._reading:
+        with self._looking:
             self._index.drop_segments(ids)
-            for id_ in ids:
-                self._files.pop(id_).close()
+        self._close_segments(ids)
         for id_ in ids:
             self._disk.unlink(segment_path(LOG_DIRECTORY, id_))
         if ids:
@@ -395,8 +391,38 @@ class Wal:
 
     def _store(self, manifest: Manifest) -> None:
         store_manifest(self._disk, MANIFEST_PATH, manifest)
-        with self._reading:
+        with self._looking:
             self._manifest = manifest
+
+    @contextlib.contextmanager
+    def _held(self, first: Index, last: Index) -> Iterator[list[tuple[Stretch, File]]]:
+        """Where the entries from `first` are at this moment, as far as the log holds them, and their files, which stay open meanwhile.
+        What is appended or cut off later changes nothing of what is there."""
+        with self._looking:
+            if self._closed:
+                raise StorageError("the log is closed")
+            last = min(last, self._index.last.index)
+            stretches = self._index.locate(first, last) if self._index.begin.index < first <= last else []
+            found = [(stretch, self._files[stretch.segment]) for stretch in stretches]
+            for stretch in stretches:
+                self._readers[stretch.segment] += 1
+        try:
+            yield found
+        finally:
+            with self._looking:
+                for stretch in stretches:
+                    self._readers[stretch.segment] -= 1
+                self._looking.notify_all()
+
+    def _close_segments(self, ids: Collection[int]) -> None:
+        """Close the files of segments that no new read finds, when those that are under way have ended."""
+        with self._looking:
+            self._looking.wait_for(lambda: not any(self._readers[id_] for id_ in ids))
+            files = [self._files.pop(id_) for id_ in ids]
+            for id_ in ids:
+                del self._readers[id_]
+        for file in files:
+            file.close()
 
     def _read_entry(self, window: Window, segment: int, offset: int, index: Index) -> Entry:
         found = read_entry(window, segment, offset, index, self._settings.max_entry_bytes)
@@ -404,7 +430,7 @@ class Wal:
             return found
         raise Corrupt(
             f"{segment_path(LOG_DIRECTORY, segment)} at offset {offset}: {found}; "
-            f"this is entry {index} (term {self._index.term_at(index)}). {WAY_BACK}"
+            f"this is entry {index} (term {self.term_at(index)}). {WAY_BACK}"
         )
 
     def _check_usable(self) -> None:

@@ -89,8 +89,8 @@ def test_a_node_gets_what_the_command_line_says(started: list[NodeSettings], tmp
     secret.write_bytes(b"0123456789abcdef\n")
     result = run(
         *NODE, "--admin", "127.0.0.1:7201", "--advertise-client", "a:1", "--advertise-peer", "b:2", "--cluster-name", "c",
-        "--cluster", "n1=b:2,n2=127.0.0.1:7102", "--secret-file", str(secret), "--insecure", "--compact-entries", "9",
-        "--compact-bytes", "99", "--log-format", "json", "--log-level", "debug",
+        "--cluster", "n1=b:2,n2=127.0.0.1:7102", "--secret-file", str(secret), "--insecure", "--stop-at-end-of-input",
+        "--compact-entries", "9", "--compact-bytes", "99", "--log-format", "json", "--log-level", "debug",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     [settings] = started
@@ -98,7 +98,7 @@ def test_a_node_gets_what_the_command_line_says(started: list[NodeSettings], tmp
     assert (settings.name, settings.data_dir, settings.cluster_name) == ("n1", Path("data"), "c")
     assert (settings.client, settings.peer, settings.admin) == tuple(Address("127.0.0.1", port) for port in (7001, 7101, 7201))
     assert (settings.advertise_client, settings.advertise_peer) == (Address("a", 1), Address("b", 2))
-    assert (settings.secret, settings.insecure) == (b"0123456789abcdef", True)
+    assert (settings.secret, settings.insecure, settings.stop_at_end_of_input) == (b"0123456789abcdef", True, True)
     assert (settings.tuning.compact_entries, settings.tuning.compact_bytes) == (9, 99)
     assert (settings.log_format, settings.log_level) == ("json", "debug")
 
@@ -161,7 +161,10 @@ def test_status_without_any_node_fails_and_names_each() -> None:
     assert all(part in result.output for part in ("127.0.0.1:1", "127.0.0.1:2", "RAFTKV_SERVER"))
 
 
-@pytest.mark.parametrize("reply", [bulk(b"{}"), bulk(b"no json"), b"+OK\r\n", b"-NOAUTH no\r\n", b"$-1\r\n"])
+NO_STATUS = (b"{}", b"no json", b'{"term":"\xff"}', b'{"x":' + b"[" * 3000)
+
+
+@pytest.mark.parametrize("reply", [*map(bulk, NO_STATUS), b"+OK\r\n", b"-NOAUTH no\r\n", b"$-1\r\n"])
 def test_status_of_something_else_fails(reply: bytes) -> None:
     """What is not a status, or a refusal, is an error in words and never a traceback."""
     with FakeNode(lambda request: reply) as node:
@@ -205,7 +208,7 @@ def test_ps_tells_who_answers(tmp_path: Path) -> None:
     assert [line.split()[:3] for line in table.stdout.splitlines()[1:]] == [["n1", "1", "True"], ["n2", "2", "False"]]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"[1]", b"\xff"])
+@pytest.mark.parametrize("content", [None, b"", b"[1]", b"\xff", b'[{"name":"\xff"}]', b'[{"x":' + b"[" * 3000])
 def test_ps_without_a_cluster_says_where_it_looked(tmp_path: Path, content: bytes | None) -> None:
     """A directory without a list of nodes, or with something else in its place, is named in the error."""
     if content is not None:

@@ -47,7 +47,7 @@ def test_a_pipeline_keeps_order_and_returns_errors_as_values() -> None:
     assert isinstance(answers[1], ErrorReply)
 
 
-@pytest.mark.parametrize("reply", [None, b"no RESP at all\r\n"])
+@pytest.mark.parametrize("reply", [None, b"no RESP at all\r\n", b"%1\r\n*0\r\n:1\r\n", b":1x\r\n", b"*1\r\n" * 99])
 def test_no_answer_is_an_error_that_names_the_node(reply: bytes | None) -> None:
     """A node that hangs up or does not speak RESP is unreachable, and named."""
     with FakeNode(lambda request: reply) as node, Connection(node.address) as connection:  # noqa: SIM117 - one line for each thing
@@ -63,7 +63,7 @@ def test_waiting_is_bounded() -> None:
             connection.call("PING")
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:no", "nothing"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:no", "127.0.0.1:99999", "nothing"])
 def test_an_address_without_a_node_is_unreachable(address: str) -> None:
     """Neither a closed port nor a text that is no address is a crash."""
     with pytest.raises(Unreachable, match=address):

@@ -425,3 +425,13 @@ def test_doubles_are_written_as_in_redis(value: float, text: bytes) -> None:
 def test_doubles_read_back_the_same(value: float) -> None:
     """No digit that matters is lost."""
     assert float(double_text(value)) == value
+
+
+def test_a_wrong_end_of_an_argument_is_noticed_in_any_pieces() -> None:
+    """What was known of a line that has arrived is not taken for knowledge of the next argument."""
+    data = b"*2\r\n$4\r\nECHO\r\n$1\r\nx\r\xcfrest"
+    whole = parse([data])
+    assert whole[1] is not None
+    for place in range(len(data)):
+        for other in range(place, len(data)):
+            assert parse(cut(data, [place, other])) == whole

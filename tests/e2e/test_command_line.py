@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from raftkv_cli.processes import STOP_SECONDS, Ports
 from raftkv_cli.resp import Connection, ErrorReply, Unreachable
+from raftkv_cli.status import cluster_status
 from raftkv_cli.waiting import wait_until
 from tests.e2e.cluster import DEADLINE_SECONDS, Cluster
 
@@ -53,6 +55,13 @@ class DevelopmentCluster:
                 return connection.call("SET", "probe", "1") == b"OK"
         except (Unreachable, ErrorReply):
             return False
+
+    def kill(self) -> None:
+        """SIGKILL to `raftkv cluster start` itself, which can do nothing about its nodes any more."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
     def stop(self, number: int = signal.SIGTERM) -> int | None:
         """Signal it and wait; its exit code, None if it was not running."""
@@ -103,6 +112,71 @@ def test_a_node_that_dies_is_reported_and_the_others_go_on(development: Developm
     assert "was ended by signal 9" in development.output.read_text()
     wait_until("writes to go on", development._takes_writes, DEADLINE_SECONDS)
     assert development.stop() == 0
+
+
+def test_nodes_do_not_outlive_the_command_that_started_them(development: DevelopmentCluster) -> None:
+    """When `raftkv cluster start` is killed with SIGKILL its nodes end by themselves, and started again the cluster has its data."""
+    development.start()
+    with Connection(development.address) as connection:
+        connection.call("SET", "k", "v")
+    rows = json.loads(raftkv("cluster", "ps", "--data-dir", str(development.directory), "--json").stdout)
+    development.kill()
+    ports = Ports.from_base(development.base_port, 3)
+    with killed_on_failure([row["pid"] for row in rows]):
+        wait_until("the ports of the nodes to be free", lambda: not ports.taken(), DEADLINE_SECONDS)
+    development.start()  # each node has its data directory for itself
+    with Connection(development.address) as connection:
+        assert connection.call("GET", "k") == b"v"
+    assert development.stop() == 0
+
+
+def test_nodes_of_a_demonstration_that_was_killed_stop_in_order(tmp_path: Path) -> None:
+    """When `raftkv demo` is killed with SIGKILL its nodes log that they stopped, as their last words."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "raftkv_cli", "demo"]
+    demonstration = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+    try:
+        assert demonstration.stdout is not None
+        while b"leads" not in (line := demonstration.stdout.readline()):
+            assert line, "the demonstration ended before a node led"
+        logs = {log.stem: log for log in tmp_path.glob("raftkv-demo-*/*.log")}
+        pids = [own_pid(name, log) for name, log in logs.items()]
+    finally:
+        demonstration.kill()
+        demonstration.communicate()
+
+    def last_words() -> list[str]:
+        return [events(log)[-1]["event"] for log in logs.values()]
+
+    with killed_on_failure(pids):
+        wait_until("all nodes to stop", lambda: last_words() == ["node_stopped"] * 3, DEADLINE_SECONDS)
+
+
+def events(log: Path) -> list[dict[str, str]]:
+    """What a node has logged, in whole lines."""
+    return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def own_pid(name: str, log: Path) -> int:
+    """The process of the node `name`, as it says itself."""
+    [client] = wait_until(
+        f"{name} to listen", lambda: [event["client"] for event in events(log) if event["event"] == "node_listening"], DEADLINE_SECONDS
+    )
+    pid = cluster_status(client).node(name).pid
+    assert pid is not None
+    return pid
+
+
+@contextmanager
+def killed_on_failure(pids: list[int]) -> Iterator[None]:
+    """If what is inside fails, the processes do not outlive the test."""
+    try:
+        yield
+    except BaseException:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        raise
 
 
 def test_status_is_the_same_wherever_it_is_asked(cluster: Cluster) -> None:

@@ -48,7 +48,7 @@ def stored(
     incarnation: int = 101,
     tail: int | None = None,
     suspect: Index | None = None,
-    state_lost: bool = False,
+    fenced: str | None = None,
 ) -> Stored:
     """What n1's disk holds: after `begin`, entries of these `terms`, of which the newest `tail` (all, if not given) fit in memory."""
     start = SnapshotMeta(0, 0, configuration) if begin is None else begin
@@ -65,7 +65,7 @@ def stored(
         committed=start.index if committed is None else committed,
         applied=start.index if applied is None else applied,
         suspect=suspect,
-        state_lost=state_lost,
+        fenced=fenced,
     )
 
 

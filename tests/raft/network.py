@@ -231,7 +231,7 @@ class Node:
             committed=max(disk.begin.index, min(max(disk.commit, self.flushed.index), disk.last.index)),
             applied=self.flushed.index,
             suspect=disk.suspect,
-            state_lost=self.lacks_state,
+            fenced="the state store is lost" if self.lacks_state else None,
         )
 
     def start(self) -> None:

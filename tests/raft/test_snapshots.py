@@ -229,7 +229,7 @@ def test_a_fenced_nodes_state_may_go_back() -> None:
 
 def test_a_snapshot_before_the_log_is_no_help() -> None:
     """A snapshot from before the log's begin leaves a hole: it is not taken, and the node goes on asking (HAZARDS 31)."""
-    raft = bare(1, begin=SnapshotMeta(5, 1, THREE), state_lost=True)
+    raft = bare(1, begin=SnapshotMeta(5, 1, THREE), fenced="the state is wrong")
     assert hears(raft, install(4, 1)) == []
     assert raft.fenced is not None
     assert any(isinstance(message, SnapshotRequest) for message in hears(raft, Heartbeat("n2", "n1", 2, 102, 0, 3)))

@@ -159,7 +159,7 @@ def test_a_node_that_cannot_lead_ignores_the_order(doubt: str) -> None:
     """Nodes in doubt about themselves, learners and wiped nodes do not campaign, whoever asks."""
     raft = {
         "suspect": lambda: bare(1, suspect=9),
-        "fenced": lambda: bare(1, state_lost=True),
+        "fenced": lambda: bare(1, fenced="the state is wrong"),
         "learner": lambda: bare(1, configuration=formed("n2", "n3", learners=("n1",))),
         "wiped": lambda: bare(1, incarnation=999),
     }[doubt]()

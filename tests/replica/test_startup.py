@@ -43,13 +43,14 @@ def _apply(machine: KvMachine, entry: Entry) -> None:
 
 
 def test_every_combination_has_one_answer() -> None:
-    """The decision depends only on where the state stands between the log's begin and end, and on whether the terms agree there."""
-    for begin, last, applied, term_agrees in itertools.product(range(5), range(5), range(7), (True, False)):
+    """The decision depends only on where the state stands between the log's begin and end, on whether the terms agree there, and on
+    whether the state is fenced."""
+    for begin, last, applied, term_agrees, fenced in itertools.product(range(5), range(5), range(7), (True, False), (True, False)):
         if last < begin:
             continue
         log_term = (3 if term_agrees else 2) if begin <= applied <= last else None
-        decided = reconcile(begin, last, applied, 3, log_term)
-        if applied < begin:
+        decided = reconcile(begin, last, applied, 3, log_term, fenced=fenced)
+        if fenced or applied < begin:
             assert decided is Agreement.STATE_LOST
         elif applied > last or not term_agrees:
             assert decided is Agreement.BEGIN_ANEW
@@ -60,10 +61,10 @@ def test_every_combination_has_one_answer() -> None:
 def test_a_new_node_starts_from_the_bootstrap_configuration() -> None:
     """Nothing is known of a new cluster but its members' names and addresses; no incarnation is."""
     wal, machine, _ = _open(SimDisk(random.Random(1)))
-    stored = stored_state(IDENTITY, wal, machine)
+    stored = stored_state(IDENTITY, wal, machine, None)
     assert stored.snapshot == SnapshotMeta(0, 0, bootstrap_configuration(MEMBERS))
     assert stored.last == EntryId(0, 0)
-    assert not stored.state_lost
+    assert stored.fenced is None
     assert stored.incarnation == 7
 
 
@@ -73,8 +74,8 @@ def test_the_rest_of_the_log_is_replayed() -> None:
     entries = tuple(_entry(index, 1) for index in (1, 2, 3))
     wal.write([LogWrite(1, HardState(1, "n1"), None, entries, 3)])
     _apply(machine, entries[0])
-    stored = stored_state(IDENTITY, _reopened(wal), machine)
-    assert (stored.applied, stored.last.index, stored.committed, stored.state_lost) == (1, 3, 3, False)
+    stored = stored_state(IDENTITY, _reopened(wal), machine, None)
+    assert (stored.applied, stored.last.index, stored.committed, stored.fenced) == (1, 3, 3, None)
     assert stored.configurations == ((1, FORMED),)
 
 
@@ -93,10 +94,25 @@ def test_a_state_before_the_logs_begin_is_lost() -> None:
     fresh = SimDisk(random.Random(2))
     fresh.mkdir("state")
     machine = KvMachine(StateDirectory(fresh, ModelEngine(fresh), snapshot_meta_of).store)
-    stored = stored_state(IDENTITY, _reopened(wal), machine)
-    assert stored.state_lost
+    stored = stored_state(IDENTITY, _reopened(wal), machine, None)
+    assert stored.fenced == "the state store is lost"
     assert stored.applied == stored.snapshot.index == 3
     assert stored.last.index == 4
+
+
+def test_a_fenced_state_decides_nothing() -> None:
+    """Wherever a state that is known to be wrong says that it stands, and in whatever configuration: the log stays as it is, its
+    configurations count, and nothing is applied to that state."""
+    for in_log, in_state in ((3, 2), (2, 3)):
+        wal, machine, _ = _open(SimDisk(random.Random(1)))
+        wal.write([LogWrite(1, HardState(1, "n1"), None, tuple(_entry(index, 1) for index in range(1, in_log + 1)), 1)])
+        wrong = Entry(1, 1, EntryKind.CONFIGURATION, encode_configuration(Configuration((Member("n1", 7, "a:1"),), ("n1",))))
+        for entry in (wrong, *(_entry(index, 2) for index in range(2, in_state + 1))):
+            _apply(machine, entry)
+        stored = stored_state(IDENTITY, _reopened(wal), machine, "it differs")
+        assert stored.fenced == "it differs"
+        assert (stored.snapshot.index, stored.applied, stored.committed, stored.last) == (0, 0, 1, EntryId(in_log, 1))
+        assert stored.configurations == ((1, FORMED),)
 
 
 def test_a_state_beyond_the_logs_end_becomes_the_logs_begin_and_stays_so() -> None:
@@ -109,14 +125,14 @@ def test_a_state_beyond_the_logs_end_becomes_the_logs_begin_and_stays_so() -> No
     for entry in entries:
         _apply(machine, entry)
     state.store.flush()
-    stored = stored_state(IDENTITY, wal, machine)
+    stored = stored_state(IDENTITY, wal, machine, None)
     assert stored.snapshot == SnapshotMeta(3, 2, FORMED)
     assert stored.last == EntryId(3, 2)
     assert (stored.applied, stored.committed) == (3, 3)
     disk.crash(Survival.LOST)
     disk.restart()
     wal, machine, _ = _open(disk)
-    again = stored_state(IDENTITY, wal, machine)
+    again = stored_state(IDENTITY, wal, machine, None)
     assert again.snapshot == SnapshotMeta(3, 2, FORMED)
     assert again.hard_state == HardState(2, "n2")
 
@@ -127,6 +143,6 @@ def test_a_log_that_contradicts_the_state_gives_way() -> None:
     wal.write([LogWrite(1, HardState(1, None), None, tuple(_entry(index, 1) for index in (1, 2, 3)), 0)])
     for entry in (_entry(1, 1), _entry(2, 2)):
         _apply(machine, entry)
-    stored = stored_state(IDENTITY, _reopened(wal), machine)
+    stored = stored_state(IDENTITY, _reopened(wal), machine, None)
     assert stored.snapshot == SnapshotMeta(2, 2, FORMED)
     assert stored.last == EntryId(2, 2)

@@ -61,6 +61,14 @@ class Node:
     async def up(self, node: str, boot: int = 1) -> None:
         await self.journal.wait(lambda _: (hello := self.network.connected(node)) is not None and hello.boot == boot, f"{node} to connect")
 
+    def cut_what_comes_from(self, node: str) -> None:
+        """Break the connection that `node` dialed here, and take no other; what this node says still leaves."""
+        server, link = self.network._server, self.network._links[node]
+        assert server is not None
+        assert link.incoming is not None
+        server.close()
+        link.incoming.end("cut by the test")
+
     async def refusal(self, text: str) -> None:
         await self.journal.wait(lambda events: any(event[0] == "log" and text in event[2] for event in events), f"a refusal: {text}")
 

@@ -36,7 +36,10 @@ def test_an_address_is_a_host_and_a_port(text: str, address: Address) -> None:
     assert str(address) == text
 
 
-@pytest.mark.parametrize("text", ["", "7001", ":7001", "host:", "host:0", "host:65536", "host:-1", "host:7oo1", "::1:80", "host:٧"])
+NO_ADDRESSES = ("", "7001", ":7001", "host:", "host:0", "host:65536", "host:-1", "host:7oo1", "::1:80", "host:٧", "a b:1", "h\n:1")
+
+
+@pytest.mark.parametrize("text", [*NO_ADDRESSES, "[[a]]:1", "h\udcff:1", "h" * 254 + ":1", "h:" + "9" * 5000])
 def test_what_is_no_address_is_refused_by_name(text: str) -> None:
     """The error names the option and shows what was given."""
     with pytest.raises(InvalidSettings, match="--client"):

@@ -165,7 +165,8 @@ def test_a_position_without_the_data_is_caught(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_crash_between_the_snapshot_and_the_log_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """32, 55: a state that is newer than the log begins a new log, and does not keep the node from starting."""
-    monkeypatch.setattr(startup, "reconcile", lambda begin, last, applied, *terms: startup.Agreement.REPLAY)
+    lost, replay = startup.Agreement.STATE_LOST, startup.Agreement.REPLAY
+    monkeypatch.setattr(startup, "reconcile", lambda begin, last, applied, *terms, fenced: lost if applied < begin else replay)
     rates = Rates(crash_in_operation=150, lose_state=400, kill=500)
     caught(storm(rates, tuning=COMPACTING, storm_ms=5_000), 25, "no failure", "invariant", "apply durable", "state machine safety")
 

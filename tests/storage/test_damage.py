@@ -11,7 +11,7 @@ from raftkv.sim.disk import SimDisk, Survival
 from raftkv.sim.store import ModelEngine
 from raftkv.startup import snapshot_meta_of
 from raftkv.storage.checkpoint import StateDirectory
-from raftkv.storage.damage import ASIDE_PATH, damage, note_damage, set_aside
+from raftkv.storage.damage import ASIDE_PATH, damage, give_up_aside, note_damage, set_aside
 
 
 def _with_state(disk: SimDisk) -> None:
@@ -59,6 +59,21 @@ def test_a_second_damaged_state_takes_the_place_of_the_first() -> None:
         _with_state(disk)
         set_aside(disk)
     assert disk.exists(f"{ASIDE_PATH}/CURRENT")
+
+
+def test_what_was_set_aside_can_be_given_up() -> None:
+    """Its space comes back, and the state that took its place is left alone."""
+    disk = SimDisk(random.Random(1))
+    assert not give_up_aside(disk)
+    _with_state(disk)
+    set_aside(disk)
+    _with_state(disk)
+    used = sum(map(len, disk.files().values()))
+    assert give_up_aside(disk)
+    assert not disk.exists(ASIDE_PATH)
+    assert sum(map(len, disk.files().values())) == used // 2
+    assert StateDirectory(disk, ModelEngine(disk), snapshot_meta_of).store.get(b"key") == b"value"
+    assert not give_up_aside(disk)
 
 
 def test_a_damaged_current_is_an_error_of_the_state_and_not_of_the_log() -> None:
