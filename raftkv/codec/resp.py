@@ -186,6 +186,7 @@ class RequestParser:
         most += len(requests) + self._empty
         self.backlog = False
         self._need = 0
+        self._scanned = -1
         while position < end:
             if self._missing == 0:
                 if len(requests) + self._empty >= most:
