@@ -446,8 +446,9 @@ class Replica:
 
     def _apply(self, now_ms: int) -> None:
         """Apply what waits, as much as one turn of the event loop should: a node that catches up also has to hear its peers and to
-        answer them. A store that cannot keep up or has no space leaves the rest waiting, in order."""
-        if not self._to_apply or self._store_failed:
+        answer them. A store that cannot keep up or has no space leaves the rest waiting, in order. When the core has taken a snapshot,
+        what waits is part of it."""
+        if not self._to_apply or self._store_failed or self.raft.snapshot_pending:
             return
         room = APPLY_BYTES
         try:
