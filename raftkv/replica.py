@@ -173,6 +173,8 @@ class Replica:
         self._listener: Listener | None = None
         self._unpersisted: deque[Ready] = deque()
         self._to_apply: deque[Entry] = deque()
+        self._apply_room = 0
+        """What is left of APPLY_BYTES in this turn."""
         self._installing: Ready | None = None
         self._installed = False
         self._staged: Staging | None = None
@@ -371,6 +373,7 @@ class Replica:
             StorageError: the disk failed; the node must stop.
             InvariantBroken: a bug; the node must stop.
         """
+        self._apply_room = APPLY_BYTES
         if self._installing is not None:
             if not self._installed:
                 return
@@ -450,12 +453,11 @@ class Replica:
         what waits is part of it."""
         if not self._to_apply or self._store_failed or self.raft.snapshot_pending:
             return
-        room = APPLY_BYTES
         try:
-            while self._to_apply and room > 0:
+            while self._to_apply and self._apply_room > 0:
                 groups = apply_entry(self.machine, self._to_apply[0], self.events)
                 entry = self._to_apply.popleft()
-                room -= len(entry.payload) + APPLY_OVERHEAD_BYTES
+                self._apply_room -= len(entry.payload) + APPLY_OVERHEAD_BYTES
                 self._tell.applied(entry.index, groups, now_ms)
             if self._to_apply:
                 self._shell.wake()

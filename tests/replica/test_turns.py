@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 
+from msgspec.structs import replace
+
 from raftkv.kv.machine import KvMachine
+from raftkv.raft.config import Config
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.raft.types import SnapshotMeta
 from raftkv.replica import APPLY_BYTES, APPLY_OVERHEAD_BYTES
@@ -26,10 +29,21 @@ def test_a_node_that_catches_up_hears_its_peers_meanwhile() -> None:
         before, lone.wakes = len(lone.applied_indexes), 0
         lone.replica.pump(0)
         turns += 1
-        assert 0 < len(lone.applied_indexes) - before <= APPLY_BYTES // APPLY_OVERHEAD_BYTES + 1
+        assert 0 < len(lone.applied_indexes) - before <= APPLY_BYTES // APPLY_OVERHEAD_BYTES
         assert lone.wakes or len(lone.applied_indexes) == ENTRIES
     assert lone.applied_indexes == list(range(1, ENTRIES + 1))
     assert turns >= ENTRIES * APPLY_OVERHEAD_BYTES // APPLY_BYTES
+
+
+def test_a_turn_is_bounded_also_when_each_entry_is_a_page() -> None:
+    """Entries so large that each is a page of its own are applied one a turn."""
+    lone = Lone([replace(entry, payload=bytes(APPLY_BYTES)) for entry in noops(5)], config=Config(max_page_bytes=1))
+    lone.commit()
+    for turn in range(1, 6):
+        lone.wakes = 0
+        lone.replica.pump(0)
+        assert lone.applied_indexes == list(range(1, turn + 1))
+        assert lone.wakes or turn == 5
 
 
 def test_what_waits_to_be_applied_is_part_of_a_snapshot_that_comes() -> None:
