@@ -184,6 +184,8 @@ class Replica:
         self._flushed_size = 0
         self._store_failed = False
         self._reopening = False
+        self._closed = False
+        """The store of `machine` has been closed to be opened again, which may fail as long as there is no space."""
         self._install_waits: Callable[[], None] | None = None
         self._log_full = False
         self._low_space = False
@@ -225,7 +227,7 @@ class Replica:
     def ready_to_serve(self) -> bool:
         """False while the state is being rebuilt: no read may be served from it."""
         rebuilding = self.raft.fenced is not None or self.raft.snapshot_pending or self._installing is not None
-        return not rebuilding and not self._reopening
+        return not rebuilding and not self._closed
 
     @property
     def applied_index(self) -> Index:
@@ -294,7 +296,7 @@ class Replica:
 
     def _is_live(self, machine: KvMachine) -> bool:
         """Whether `machine` is the state machine, and is not being replaced: otherwise its store may be closed under it."""
-        return self.machine is machine and self._installing is None and not self._reopening
+        return self.machine is machine and self._installing is None and not self._closed
 
     # What happens to the replica.
 
@@ -482,7 +484,7 @@ class Replica:
 
     def _reopen(self) -> None:
         """There is space again: open the store as it was at its last flush, and replay the log up to where the core believes it is."""
-        self._reopening = True
+        self._reopening = self._closed = True
         target = self.raft.applied_index
 
         def work() -> KvMachine:
@@ -506,7 +508,7 @@ class Replica:
             if isinstance(result, BaseException):
                 raise result
             self.machine = result
-            self._store_failed = False
+            self._store_failed = self._closed = False
             self.events.info("store_reopened", applied=result.applied_index)
             self._shell.wake()
 
@@ -549,7 +551,7 @@ class Replica:
                     f"the snapshot at {meta.index} (term {meta.term}) holds a state at {result.applied_index} (term {result.applied_term})"
                 )
             self.machine = result
-            self._store_failed = False
+            self._store_failed = self._closed = False
             self._installed = True
             self._shell.wake()
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from raftkv.codec.peer import Health
+from raftkv.errors import DiskFull
 from raftkv.kv.machine import GroupReplies, KvMachine
 from raftkv.raft.config import Config
 from raftkv.raft.messages import Heartbeat
@@ -19,12 +20,23 @@ from raftkv.raft.ready import RoleChange
 from raftkv.raft.types import Configuration, Entry, EntryId, EntryKind, HardState, Index, Member, NodeId, SnapshotMeta, Stored
 from raftkv.replica import Replica, ReplicaSettings
 from raftkv.sim.disk import SimDisk
-from raftkv.sim.store import ModelEngine
+from raftkv.sim.store import ModelEngine, ModelStore
 from raftkv.startup import snapshot_meta_of
 from raftkv.storage.checkpoint import StateDirectory
 from raftkv.storage.plan import LogWrite
 
 MEMBERS = Configuration(members=tuple(Member(f"n{number}", number, f"host:{number}") for number in (1, 2, 3)), voters=("n1", "n2", "n3"))
+
+
+class Engine(ModelEngine):
+    """Opens no store while its disk is full."""
+
+    full = False
+
+    def open(self, path: str) -> ModelStore:
+        if self.full:
+            raise DiskFull("no space left to open the state")
+        return super().open(path)
 
 
 class Lone:
@@ -47,11 +59,10 @@ class Lone:
         self.sent: list[tuple[NodeId, object]] = []
         self.jobs: deque[Callable[[], None]] = deque()
         self.disk = SimDisk(random.Random(1))
-        self.state = StateDirectory(self.disk, ModelEngine(self.disk), snapshot_meta_of)
+        self.engine = Engine(self.disk)
+        self.state = StateDirectory(self.disk, self.engine, snapshot_meta_of)
         last = entries[-1].id
-        stored = Stored(
-            "n1", 1, HardState(1), SnapshotMeta(0, 0, MEMBERS), (EntryId(1, 1),), tuple(entries), last, committed=0, applied=0
-        )
+        stored = Stored("n1", 1, HardState(1), SnapshotMeta(0, 0, MEMBERS), (EntryId(1, 1),), tuple(entries), last, committed=0, applied=0)
         self.replica = Replica(
             raft=Raft(config or Config(), stored, random.Random(1)),
             log=self,
@@ -68,6 +79,12 @@ class Lone:
     def commit(self) -> None:
         """The leader, n2, says that the whole log is committed."""
         self.replica.receive("n2", Heartbeat("n2", "n1", 1, 2, len(self.entries), 1))
+
+    def tick(self, times: int) -> None:
+        """Time passes, and the replica does what it has to do."""
+        for _ in range(times):
+            self.replica.tick()
+            self.replica.pump(0)
 
     def run_jobs(self) -> None:
         """Let what waits in the background happen."""
