@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from raftkv.raft.candidate import Candidate
+from raftkv.raft.candidate import Candidate, PreCandidate
 from raftkv.raft.follower import Follower
 from raftkv.raft.leader import Leader
 from raftkv.raft.log import Log
@@ -464,6 +464,19 @@ def a_peer_stays_in_probe(patch: pytest.MonkeyPatch) -> None:
 def nobody_holds_to_a_leader(patch: pytest.MonkeyPatch) -> None:
     """A request for votes in a high term deposes a healthy leader."""
     patch.setattr(Raft, "_holds_to_leader", lambda raft, transfer: False)
+
+
+@fault(49)
+def grants_of_different_rounds_add_up(patch: pytest.MonkeyPatch) -> None:
+    """Nodes that were without the leader one after the other count as a majority that is without it."""
+    original = PreCandidate.start
+
+    def start(candidate: Any) -> None:
+        votes = dict(candidate._votes)
+        original(candidate)
+        candidate._votes.update(votes)
+
+    patch.setattr(PreCandidate, "start", start)
 
 
 # -- of this design's own making

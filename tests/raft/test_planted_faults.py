@@ -14,6 +14,7 @@ import pytest
 
 from raftkv.errors import RaftkvError
 from raftkv.raft.ready import Role
+from tests.raft import test_election as election
 from tests.raft import test_own_rules as own
 from tests.raft import test_paper as paper
 from tests.raft import test_thesis as thesis
@@ -87,6 +88,7 @@ CHECKS: dict[str, list[Check]] = {
     "a_transfer_never_ends": [thesis.test_3_10_a_transfer_that_takes_too_long_is_given_up, trace("transfer_timeout")],
     "a_peer_stays_in_probe": [thesis.test_10_2_2_appends_are_pipelined, trace("pipeline")],
     "nobody_holds_to_a_leader": [thesis.test_4_2_3_a_vote_request_does_not_disturb_who_hears_a_leader, trace("stickiness")],
+    "grants_of_different_rounds_add_up": [election.test_grants_of_different_rounds_do_not_add_up],
     "a_lost_connection_shortens_the_promise": [
         thesis.test_6_4_1_a_lost_connection_does_not_shorten_the_promise,
         trace("lease_and_lost_connection"),
