@@ -429,7 +429,10 @@ class Replica:
             if message.to == self.node:
                 self.raft.step(message)
             elif isinstance(message, InstallSnapshot):
-                self._sender.start(message)
+                if self.ready_to_serve:
+                    self._sender.start(message)
+                else:  # there is no state to send at present; the core asks again
+                    self.raft.snapshot_finished(message.to, False)
             else:
                 self._shell.send(message.to, message)
 

@@ -14,9 +14,9 @@ from raftkv.codec.peer import Health
 from raftkv.errors import DiskFull
 from raftkv.kv.machine import GroupReplies, KvMachine
 from raftkv.raft.config import Config
-from raftkv.raft.messages import Heartbeat
+from raftkv.raft.messages import Heartbeat, PreVoteResponse, VoteResponse
 from raftkv.raft.node import Raft
-from raftkv.raft.ready import RoleChange
+from raftkv.raft.ready import Role, RoleChange
 from raftkv.raft.types import Configuration, Entry, EntryId, EntryKind, HardState, Index, Member, NodeId, SnapshotMeta, Stored
 from raftkv.replica import Replica, ReplicaSettings
 from raftkv.sim.disk import SimDisk
@@ -79,6 +79,26 @@ class Lone:
     def commit(self) -> None:
         """The leader, n2, says that the whole log is committed."""
         self.replica.receive("n2", Heartbeat("n2", "n1", 1, 2, len(self.entries), 1))
+
+    def persist(self) -> None:
+        """What was written is durable, and the replica goes on with it."""
+        for number in self.written:
+            self.replica.persisted(number)
+        self.written.clear()
+        self.replica.pump(0)
+
+    def lead(self) -> None:
+        """The others vote for it."""
+        raft = self.replica.raft
+        while raft.role is not Role.PRE_CANDIDATE:
+            self.tick(1)
+            self.persist()
+        self.replica.receive("n2", PreVoteResponse("n2", "n1", raft.term, 2, raft.term + 1, True))
+        self.replica.pump(0)
+        self.persist()
+        self.replica.receive("n2", VoteResponse("n2", "n1", raft.term, 2, True))
+        self.replica.pump(0)
+        self.persist()
 
     def tick(self, times: int) -> None:
         """Time passes, and the replica does what it has to do."""
