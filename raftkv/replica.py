@@ -447,6 +447,8 @@ class Replica:
 
     def _role_changed(self, change: RoleChange, now_ms: int) -> None:
         self.events.info("role_changed", role=str(change.role), term=change.term, leader=change.leader)
+        if change.role is Role.LEADER and self.raft.fenced is not None:
+            self.events.warning("leading_without_state", reason=self.raft.fenced)
         if change.role is not Role.LEADER:
             self._sender.stop_all()
             self._alarm = None
