@@ -323,8 +323,8 @@ class Node:
             self._clients.reply,
             self._clock,
             lambda: secrets.token_bytes(16),
-            self._reporter.facts,
             self.wake,
+            self._reporter.facts,
             _Operations(self),
         )
         self._replica.attach(self._router)

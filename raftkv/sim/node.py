@@ -318,7 +318,7 @@ class SimNode:
             self._reply,
             self.clock,
             self._session,
-            wake=self.wake,
+            self.wake,
         )
         self.replica.attach(self.router)
         world.watch.started(self)

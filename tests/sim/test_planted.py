@@ -21,6 +21,7 @@ from raftkv.kv.sessions import SessionChanges
 from raftkv.kv.store import Store
 from raftkv.raft.leader import Leader
 from raftkv.raft.membership import View
+from raftkv.raft.node import Raft
 from raftkv.raft.types import HardState
 from raftkv.router.connection import _PENDING, Connection
 from raftkv.router.writes import OwnWrites, Sealed
@@ -145,6 +146,12 @@ def test_reads_before_the_first_commit_of_a_term_are_caught(monkeypatch: pytest.
     """26: a new leader does not know what is committed before an entry of its own term is."""
     monkeypatch.setattr(Leader, "_committed_own_term", property(lambda self: True))
     caught(storm(Rates(kill=600, pause=600), storm_ms=2_500), 20, "linearizable reads")
+
+
+def test_a_node_without_state_that_never_leads_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """45: of a majority that is up, the node with the only complete log may be one that has lost its state."""
+    monkeypatch.setattr(Raft, "_is_last_resort", property(lambda self: False))
+    caught(storm(Rates(lose_state=400, partition=600), tuning=COMPACTING, storm_ms=2_500), 12, "liveness")
 
 
 def test_a_position_without_the_data_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
