@@ -97,7 +97,8 @@ def test_doubts_about_the_log_are_never_set_aside(suspect: int | None, incarnati
 
 def test_who_has_nobody_to_hand_over_to_does_not_campaign() -> None:
     """The only voter of a cluster has nothing to gain from leading without a state."""
-    raft = bare(1, fenced="the state store is lost", begin=SnapshotMeta(5, 1, formed("n1", learners=("n2",))), configuration=formed("n1", learners=("n2",)))
+    alone = formed("n1", learners=("n2",))
+    raft = bare(1, fenced="the state store is lost", begin=SnapshotMeta(5, 1, alone), configuration=alone)
     assert ticks(raft, 5 * PATIENCE) == []
 
 
