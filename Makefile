@@ -52,7 +52,7 @@ lint: install
 	$(BIN)/mypy -p raftkv -p raftkv_cli -p raftkv_bench -p tests
 
 simulate: install
-	$(BIN)/python -m raftkv.sim --seeds $(SEEDS) --first $(FIRST)
+	$(BIN)/raftkv verify --jobs 2 --seeds $(SEEDS) --first $(FIRST)
 
 bench: install
 	$(BIN)/python -m raftkv_bench.smoke

@@ -32,7 +32,7 @@ FORBIDDEN_EVENTS = {"replicas_differ", "command_failed"}
 """What the product logs when replicas have parted or a command has a bug: nothing that is simulated here excuses it."""
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class Outcome(Struct, frozen=True, kw_only=True, tag="outcome"):
     """What a seed came to."""
 
     seed: int
@@ -108,6 +108,7 @@ class Cluster:
         self.faults = Faults(seed, self.swarm, self.schedule, self.network, self.nodes, self.trace, probes)
         self.workload.nodes = self
         self.recovery_ms = 0
+        self.storm_began_ms = 0
         by_name = {node.name: node for node in self.nodes}
         probes.is_alive = lambda name: by_name[name].alive
         probes.is_sending = lambda name: by_name[name].replica._sender.floor is not None
@@ -138,6 +139,7 @@ class Cluster:
         if self.swarm.formed:
             while self.schedule.now_us < FORMING_MS * 1_000 and not self.watch.formed:
                 self.schedule.step()
+        self.storm_began_ms = self.schedule.now_us // 1_000
         self.faults.begin(self.firings)
         storm_ms = self.swarm.storm_ms if self.cut.storm_ms is None else min(self.cut.storm_ms, self.swarm.storm_ms)
         self.schedule.run_until(self.schedule.now_us + storm_ms * 1_000)
@@ -180,6 +182,19 @@ class Cluster:
         )
 
 
+def simulate(cluster: Cluster) -> Outcome | Violation:
+    """Run `cluster`, and return what came of it: a `Violation` when a property does not hold, or when something fails that must not."""
+    with _recorded(cluster):
+        try:
+            return cluster.run()
+        except Violation as violation:
+            return violation
+        except Exception as error:
+            failed = Violation("no failure", f"{type(error).__name__}: {error}")
+            failed.__cause__ = error
+            return failed
+
+
 def run_seed(seed: int, run: Run | None = None) -> Outcome:
     """Simulate `seed`.
 
@@ -187,13 +202,10 @@ def run_seed(seed: int, run: Run | None = None) -> Outcome:
         Violation: a property does not hold. The message ends with the seed and the last events.
     """
     cluster = Cluster(seed, run or Run())
-    with _recorded(cluster):
-        try:
-            return cluster.run()
-        except Exception as error:
-            rule = error.rule if isinstance(error, Violation) else "no failure"
-            what = str(error).removeprefix(f"{rule}: ") if isinstance(error, Violation) else f"{type(error).__name__}: {error}"
-            raise Violation(rule, f"{what}\nin seed {seed}, after these events:\n{cluster.trace.text()}") from error
+    result = simulate(cluster)
+    if isinstance(result, Violation):
+        raise Violation(result.rule, f"{result.what}\nin seed {seed}, after these events:\n{cluster.trace.text()}") from result
+    return result
 
 
 @contextlib.contextmanager

@@ -172,6 +172,8 @@ class SimNode:
         self._violation: Violation | None = None
         self._life = 0
         self._opening = False
+        self._without_state = False
+        """It began this life without a state."""
         self._boot = 0
         self._deferred: list[Callable[[], None]] = []
         self._state: StateDirectory | None = None
@@ -246,7 +248,10 @@ class SimNode:
         if not self.alive:
             return self.wiped or self.doubtful
         raft = self.replica.raft
-        return self.wiped or raft.suspect is not None or raft.fenced is not None
+        if self.wiped or raft.suspect is not None or raft.fenced is not None:
+            return True
+        # The core does not doubt itself any more as soon as it takes a snapshot; the state comes a little later.
+        return self._without_state and (raft.snapshot_pending or self.replica._installing is not None)
 
     # Life and death.
 
@@ -333,6 +338,7 @@ class SimNode:
         self._state, machine = self._open_state()
         world.watch.probes.opens(self.name, self.wal.recovered, machine, self._state.installed)
         stored = stored_state(identity, self.wal, machine)
+        self._without_state = stored.state_lost
         if stored.state_lost:
             world.trace.count(self.name, "state_lost")
             if not self.doubtful:

@@ -12,8 +12,19 @@ from typing import Final
 from xxhash import xxh3_64
 
 from raftkv.codec.peer import Health, SnapshotChunk, SnapshotDone, SnapshotOffer, SnapshotWant, Value
-from raftkv.raft.messages import Append, AppendRejected, AppendResponse, Heartbeat, HeartbeatResponse, InstallSnapshot, MessageBase
-from raftkv.raft.messages import PreVote, PreVoteResponse, Vote, VoteResponse
+from raftkv.raft.messages import (
+    Append,
+    AppendRejected,
+    AppendResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    InstallSnapshot,
+    MessageBase,
+    PreVote,
+    PreVoteResponse,
+    Vote,
+    VoteResponse,
+)
 from raftkv.sim.clock import Schedule
 
 
@@ -26,6 +37,7 @@ class Violation(Exception):
     def __init__(self, rule: str, what: str) -> None:
         super().__init__(f"{rule}: {what}")
         self.rule = rule
+        self.what = what
 
 
 _Event = tuple[int, str, str, tuple[object, ...]]
@@ -120,4 +132,5 @@ def _entries(message: Append) -> str:
     entries = message.entries
     if not entries:
         return "nothing"
-    return f"{entries[0].index}@{entries[0].term} to {entries[-1].index}@{entries[-1].term}" if len(entries) > 1 else f"{entries[0].index}@{entries[0].term}"
+    first, last = entries[0], entries[-1]
+    return f"{first.index}@{first.term}" + (f" to {last.index}@{last.term}" if last is not first else "")
