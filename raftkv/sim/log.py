@@ -52,6 +52,8 @@ class SimLog:
         self._queue: deque[_Order] = deque()
         self._busy = False
         self._full = False
+        self._waited = False
+        """The last round found no space."""
         self._retry_due = False
         self._failed: StorageError | None = None
         self._puts = 0
@@ -106,6 +108,7 @@ class SimLog:
                     order()
         except DiskFull:
             self._queue.extendleft(reversed(orders))
+            self._waited = True
             self._tell_full(True)
             self._later(RETRY_US, self._retry)
             return
@@ -113,7 +116,8 @@ class SimLog:
             self._fail(error)
             return
         self._busy = False
-        if not self._full:
+        if self._waited or not self._full:
+            self._waited = False
             self._reserve()
         if writes:
             number = writes[-1].number

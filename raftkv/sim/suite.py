@@ -85,7 +85,7 @@ def _give(connection: Connection, waiting: list[int], cut: Cut, busy: dict[Conne
 def _answer(connection: Connection, seed: int) -> Result:
     try:
         return _decoder.decode(connection.recv_bytes())
-    except EOFError as error:
+    except (EOFError, OSError) as error:
         raise InvariantBroken(f"the process that simulated seed {seed} has ended without an answer") from error
 
 

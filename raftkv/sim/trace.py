@@ -71,7 +71,8 @@ class Trace:
     def arrives(self, who: str, sender: str, value: Value, size: int) -> None:
         """A value has come to `who` from another node."""
         now_us = self._schedule.now_us
-        self._last.append((now_us, who, "hears", (sender, value)))
+        if not isinstance(value, Health) or value.fenced:  # else there would be little but that to read
+            self._last.append((now_us, who, "hears", (sender, value)))
         self._hash.update(f"{now_us} {who} {type(value).__name__} {sender} {size}\n".encode())
 
     def count(self, who: str, what: str, *facts: object) -> None:
