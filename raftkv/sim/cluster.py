@@ -84,7 +84,7 @@ class Cluster:
 
     def __init__(self, seed: int, run: Run) -> None:
         self.seed = seed
-        self.swarm = run.swarm or draw_swarm(stream(seed, "swarm"))
+        self.swarm = run.swarm or draw_swarm(seed, stream(seed, "swarm"))
         self.cut = run.cut
         rng = stream(seed, "cluster")
         self.schedule = Schedule()

@@ -16,7 +16,7 @@ from raftkv.sim.cluster import Cluster, Run, simulate
 from raftkv.sim.plan import Cut, Firing
 from raftkv.sim.trace import Violation
 
-MAX_RUNS = 120
+MAX_RUNS = 60
 
 
 class Schedule(Struct, frozen=True):

@@ -463,7 +463,8 @@ class SimNode:
         self._state = None
         if isinstance(store, ModelStore):
             try:
-                self.world.watch.probes.store_crashes(store.crash(self._rng))
+                store.crash(self._rng)
+                self.world.watch.probes.store_crashes(store.unflushed)
             except StorageError:
                 self.world.trace.note(self.name, "store_gone")
 

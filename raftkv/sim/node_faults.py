@@ -61,10 +61,11 @@ def pause(storm: Storm, rng: random.Random) -> None:
 
 def transfer(storm: Storm, rng: random.Random) -> None:
     """An operator has the leadership handed over."""
-    node = storm.victim(rng)
-    if node.alive and node.replica.role == "leader":
-        storm.fired(node, "transfer")
-        node.run(lambda: node.transfer(None))
+    for node in storm.nodes:
+        if node.alive and node.replica.role == "leader":
+            storm.fired(node, "transfer")
+            node.run(lambda node=node: node.transfer(None))  # type: ignore[misc]
+            return
 
 
 def compact(storm: Storm, rng: random.Random) -> None:

@@ -25,7 +25,7 @@ class Needs(enum.Enum):
 
     NOTHING = "any write of a client"
     CREATION = "a directory that is new"
-    AGAIN = "a directory that is new, and a crash before it was whole"
+    AGAIN = "a directory that is new, and what a crash has left in it"
     ELECTIONS = "elections, or restarts"
     COMPACTION = "a log that is cut"
     SNAPSHOT = "a snapshot that is sent"
@@ -34,10 +34,11 @@ class Needs(enum.Enum):
 
 
 class Point(Struct, frozen=True):
-    """One point of the table."""
+    """One point of the table. `before` is where the process has to die for its next life to come to this point at all."""
 
     name: str
     needs: Needs
+    before: str = ""
 
 
 _REPLACED: Final = ("create", "preallocate", "write", "sync", "rename")
@@ -59,7 +60,7 @@ _TABLE: Final[dict[str, tuple[tuple[str, ...], Needs]]] = {
     "spare segment": (("create", "preallocate", "write", "sync", "unlink"), Needs.COMPACTION),
     "log names": (("sync_directory",), Needs.COMPACTION),
     "manifest": (_REPLACED, Needs.COMPACTION),
-    "manifest left over": (("unlink",), Needs.COMPACTION),
+    "manifest left over": (("unlink",), Needs.AGAIN),
     "state directory": (("mkdir", "sync_directory"), Needs.CREATION),
     "state switch": (_REPLACED, Needs.SNAPSHOT),
     "state switch left over": (("unlink",), Needs.AGAIN),
@@ -78,11 +79,21 @@ _TABLE: Final[dict[str, tuple[tuple[str, ...], Needs]]] = {
     "staged data": (("mkdir", "sync_directory", "rmdir"), Needs.SNAPSHOT),
     "staged file": (("create", "write", "sync"), Needs.SNAPSHOT),
     "rotten staged file": (("truncate",), Needs.ROT_STAGED),
-    "staged file left over": (("unlink",), Needs.SNAPSHOT),
+    "staged file left over": (("unlink",), Needs.ROT_STAGED),
+}
+
+_BEFORE: Final = {
+    "unfinished hard state": "sync of hard state slot 1",
+    "unfinished log directory": "sync of hard state slot 1",
+    "identity left over": "sync of identity",
+    "manifest left over": "sync of manifest",
+    "state switch left over": "sync of state switch",
 }
 
 POINTS: Final[dict[str, Point]] = {
-    f"{kind} of {what}": Point(f"{kind} of {what}", needs) for what, (kinds, needs) in _TABLE.items() for kind in kinds
+    f"{kind} of {what}": Point(f"{kind} of {what}", needs, _BEFORE.get(what, ""))
+    for what, (kinds, needs) in _TABLE.items()
+    for kind in kinds
 }
 """All points by name."""
 

@@ -305,7 +305,8 @@ class ProbedRaft(Raft):
     def tick(self) -> None:
         leader = self.leading
         if leader is not None:
-            self.probes.hits[46] += self.disk_hangs
+            oldest = self.log.oldest_write_tick
+            self.probes.hits[46] += oldest is not None and self.ticks + 1 - oldest > self.config.election_ticks
             self.probes.hits[47] += leader._transfer is not None and leader._transfer_ticks + 1 >= self.config.election_ticks
         super().tick()
 

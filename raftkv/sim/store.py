@@ -111,12 +111,11 @@ class ModelStore(ModelView):
         self._disk.mkdir(path)
         _store(self._disk, f"{path}/{ROWS_FILE}", self._rows)
 
-    def crash(self, rng: Random) -> int:
+    def crash(self, rng: Random) -> None:
         """Stop as a crash does: some of the batches written since the last flush are lost, the newest first. The store is closed,
-        and what is left is found by opening another one. Returns how many batches are lost."""
-        self._closed = True
+        and what is left is found by opening another one. `unflushed` says then how many were lost."""
         self._save(rng.randint(0, len(self._unflushed)))
-        return len(self._unflushed)
+        self._closed = True
 
     @property
     def unflushed(self) -> int:

@@ -15,7 +15,7 @@ from raftkv.sim.disk import Survival
 from raftkv.sim.network import SimNetwork
 from raftkv.sim.node import SimNode
 from raftkv.sim.plan import stream
-from raftkv.sim.points import point_of
+from raftkv.sim.points import POINTS, point_of
 from raftkv.sim.probes import Probes
 from raftkv.sim.swarm import Swarm
 from raftkv.sim.trace import Trace
@@ -41,6 +41,9 @@ class Storm:
         """For each node that is to be crashed at the point that the seed aims at: what decides about its crash."""
         self._seed = seed
         self._cut_off: set[str] = set()
+        self._before = POINTS[swarm.target].before if swarm.target else ""
+        self._primed: dict[str, int] = {}
+        """Nodes that have died before the point, and in which life, so that the next one comes to it."""
         for node in nodes:
             node.died = self._died
             node.ask_crash = self._crashes
@@ -97,9 +100,14 @@ class Storm:
                 rng = None
             else:
                 self.fired(node, "crash_in_operation", kind, path)
-        if rng is None and self.aims and point_of(kind, path, offset) == self.swarm.target:
-            rng = self.aims.popleft()
-            self.fired(node, "crash_at_point", kind, path)
+        if rng is None and self.aims:
+            point = point_of(kind, path, offset)
+            if point == self.swarm.target:
+                rng = self.aims.popleft()
+                self.fired(node, "crash_at_point", kind, path)
+            elif point == self._before and self._primed.get(node.name) != node.lives - 1:
+                self._primed[node.name] = node.lives
+                return Survival.CLEAN
         if rng is None:
             return None
         return Survival.CLEAN if rng.random() < 0.2 else self.survival(node, rng)
@@ -107,4 +115,5 @@ class Storm:
     def _died(self, node: SimNode) -> None:
         """A node's life has ended, whatever the reason: there will be another."""
         rng = stream(self._seed, "restart", node.name, node.lives)
-        self.undo(rng, RESTARTS_MS[0] if self.swarm.target and rng.random() < 0.5 else rng.choice(RESTARTS_MS), node.start)
+        hurry = self.swarm.target and rng.random() < 0.85
+        self.undo(rng, RESTARTS_MS[0] if hurry else rng.choice(RESTARTS_MS), node.start)

@@ -23,8 +23,22 @@ from raftkv.storage.wal import WalSettings
 UNAIMED = 0.15
 """The share of seeds that aim at no failure point."""
 
-AIMED_MS = 250
+AIMED_MS = 200
 """The mean time between two crashes at the point that a seed aims at."""
+
+_TIMES = {
+    Needs.NOTHING: 1,
+    Needs.ELECTIONS: 1,
+    Needs.CREATION: 2,
+    Needs.AGAIN: 3,
+    Needs.COMPACTION: 2,
+    Needs.SNAPSHOT: 3,
+    Needs.ROT_STATE: 3,
+    Needs.ROT_STAGED: 3,
+}
+"""How often seeds aim at a point: the more often, the less easily such points are reached."""
+
+_AIMS = [point for turn in range(max(_TIMES.values())) for point in POINTS.values() if turn < _TIMES[point.needs]]
 
 
 class Rates(Struct, frozen=True, kw_only=True):
@@ -76,8 +90,8 @@ class Swarm(Struct, frozen=True, kw_only=True):
     target: str = ""
 
 
-def draw_swarm(rng: random.Random) -> Swarm:
-    """The swarm of a seed."""
+def draw_swarm(seed: int, rng: random.Random) -> Swarm:
+    """The swarm of a seed. At which point it aims follows from the seed alone, so that many seeds in a row aim at all points."""
     count = rng.choice((1, 2, 3, 3, 3, 3, 3, 3, 3, 4, 5, 5, 6, 7))
     drawn = Swarm(
         nodes=count,
@@ -90,43 +104,50 @@ def draw_swarm(rng: random.Random) -> Swarm:
         clock_rates=tuple(1.0 + rng.choice((0.0, 0.0, rng.uniform(-0.05, 0.05))) for _ in range(count)),
         wall_offsets_ms=_draw_offsets(rng, count),
     )
-    point = rng.choice(sorted(POINTS))
-    return drawn if rng.random() < UNAIMED else aim(drawn, POINTS[point])
+    return drawn if rng.random() < UNAIMED else aim(drawn, _AIMS[seed % len(_AIMS)], rng)
 
 
-def aim(swarm: Swarm, point: Point) -> Swarm:
-    """The same swarm, with nodes that crash at `point` again and again, and with all that it takes to get there."""
-    rates, tuning, nodes, formed = replace(swarm.rates, crash_at_point=AIMED_MS), swarm.tuning, swarm.nodes, swarm.formed
-    match point.needs:
-        case Needs.CREATION | Needs.AGAIN:
-            formed = False
-            rates = replace(rates, wipe=900)
-        case Needs.ELECTIONS:
-            rates = replace(rates, kill=rates.kill or 1_200)
-        case Needs.COMPACTION | Needs.SNAPSHOT | Needs.ROT_STATE | Needs.ROT_STAGED:
-            tuning = replace(tuning, replica=replace(tuning.replica, compact_entries=20, compact_bytes=4_096))
-            rates = replace(rates, compact=400)
-        case Needs.NOTHING:
-            pass
-    if point.needs in (Needs.SNAPSHOT, Needs.ROT_STAGED):
+def aim(swarm: Swarm, point: Point, rng: random.Random) -> Swarm:
+    """The same swarm, with nodes that crash at `point` again and again, and with all that it takes to get there. Much else happens
+    seldom then, or the cluster would not come that far."""
+    needs, tuning, nodes = point.needs, swarm.tuning, swarm.nodes
+    kept = {kind: mean if rng.random() < 0.5 else 0 for kind, mean in _means(swarm.rates).items()}
+    rates = replace(Rates(**kept), crash_at_point=AIMED_MS)
+    if needs in (Needs.CREATION, Needs.AGAIN):
         nodes = max(nodes, 3)
-        rates = replace(rates, lose_state=500)
-    if point.needs is Needs.ROT_STATE:
+        rates = replace(rates, wipe=500, crash_in_operation=0)
+    elif needs is Needs.ELECTIONS:
+        rates = replace(rates, kill=rates.kill or 1_200)
+    elif needs is not Needs.NOTHING:
+        tuning = replace(tuning, replica=replace(tuning.replica, compact_entries=20, compact_bytes=4_096))
+        rates = replace(rates, compact=400)
+    if needs in (Needs.SNAPSHOT, Needs.ROT_STAGED, Needs.ROT_STATE):
         nodes = max(nodes, 3)
-        rates = replace(rates, rot_state=400)
-    if point.needs is Needs.ROT_STAGED:
-        rates = replace(rates, rot_snapshot=300)
+        tuning = replace(
+            tuning,
+            config=replace(tuning.config, election_ticks=8, heartbeat_ticks=2, lease_ticks=7),
+            replica=replace(tuning.replica, tick_ms=10, heartbeat_ticks=2),
+        )
+        rates = replace(rates, lose_state=400, wipe=0, rot_manifest=0)
+    if needs is Needs.ROT_STATE:
+        rates = replace(rates, rot_state=250, lose_state=0)
+    if needs is Needs.ROT_STAGED:
+        rates = replace(rates, rot_snapshot=150)
     more = nodes - swarm.nodes
     return replace(
         swarm,
         nodes=nodes,
-        formed=formed,
+        formed=swarm.formed and needs not in (Needs.CREATION, Needs.AGAIN),
         rates=rates,
         tuning=tuning,
         target=point.name,
         clock_rates=swarm.clock_rates + (1.0,) * more,
         wall_offsets_ms=swarm.wall_offsets_ms + (0,) * more,
     )
+
+
+def _means(rates: Rates) -> dict[str, int]:
+    return {kind: getattr(rates, kind) for kind in rates.__struct_fields__}
 
 
 def _draw_load(rng: random.Random) -> Load:
@@ -213,33 +234,36 @@ def _draw_rates(rng: random.Random) -> Rates:
         chosen = rng.choice(means_ms)
         return chosen if rng.random() < share else 0
 
-    return Rates(
-        kill=often(0.4, 800, 2_500),
-        power=often(0.4, 800, 2_500),
-        blackout=often(0.25, 1_500, 3_000),
-        crash_in_operation=often(0.4, 600, 2_000),
-        pause=often(0.3, 700, 2_500),
-        transfer=often(0.3, 300, 1_500),
+    rates = Rates(
+        kill=often(0.5, 700, 2_000),
+        power=often(0.6, 600, 1_500),
+        blackout=often(0.3, 1_200, 2_500),
+        crash_in_operation=often(0.5, 500, 1_500),
+        pause=often(0.45, 600, 2_000),
+        transfer=often(0.4, 300, 1_200),
         compact=often(0.25, 300, 1_500),
         clock_jump=often(0.25, 400, 1_500),
-        clock_rate=often(0.2, 400, 1_500),
-        partition=often(0.4, 1_000, 3_000),
-        one_way=often(0.3, 1_000, 3_000),
-        partial=often(0.3, 800, 2_500),
+        clock_rate=often(0.25, 400, 1_500),
+        partition=often(0.45, 700, 2_000),
+        one_way=often(0.4, 700, 2_000),
+        partial=often(0.4, 600, 2_000),
         reset=often(0.4, 200, 1_500),
-        slow_disk=often(0.25, 800, 1_500),
-        hung_disk=often(0.2, 800, 2_000),
-        disk_error=often(0.25, 800, 2_500),
-        read_error=often(0.25, 800, 2_500),
-        full_disk=often(0.25, 800, 2_500),
+        slow_disk=often(0.4, 600, 1_500),
+        hung_disk=often(0.4, 600, 1_500),
+        disk_error=often(0.45, 600, 1_500),
+        read_error=often(0.45, 600, 1_500),
+        full_disk=often(0.4, 600, 1_500),
         lose_state=often(0.25, 800, 2_500),
-        wipe=often(0.2, 900, 1_500),
-        rot_hard_state=often(0.2, 700, 2_000),
-        rot_identity=often(0.2, 700, 2_000),
-        rot_manifest=often(0.2, 700, 1_500),
-        rot_state=often(0.2, 700, 1_500),
-        rot_snapshot=often(0.2, 300, 1_000),
+        wipe=often(0.2, 700, 1_200),
+        rot_hard_state=often(0.4, 500, 1_500),
+        rot_identity=often(0.4, 500, 1_500),
+        rot_manifest=often(0.5, 300, 800),
+        rot_state=often(0.5, 200, 500),
+        rot_snapshot=often(0.5, 120, 400),
     )
+    if rates.rot_snapshot:  # which takes snapshots
+        rates = replace(rates, lose_state=rates.lose_state or 800, compact=rates.compact or 500)
+    return rates
 
 
 def _draw_offsets(rng: random.Random, count: int) -> tuple[int, ...]:

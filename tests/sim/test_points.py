@@ -43,7 +43,8 @@ def test_every_operation_of_storms_is_in_the_table() -> None:
     """Whatever a node does to its disk in a few long runs has its point."""
     seen: set[str] = set()
     for seed in (3, 4, 5):
-        swarm = aim(draw_swarm(random.Random(seed)), next(point for point in POINTS.values() if point.needs is Needs.SNAPSHOT))
+        rng = random.Random(seed)
+        swarm = aim(draw_swarm(seed, rng), next(point for point in POINTS.values() if point.needs is Needs.SNAPSHOT), rng)
         cluster = Cluster(seed, Run(swarm=swarm))
         for node in cluster.nodes:
             asked = node.ask_crash
@@ -73,7 +74,8 @@ def test_a_seed_that_aims_at_a_point_gets_there(needs: Needs) -> None:
     hits = 0
     for seed in range(1, 9):
         point = points[seed % len(points)]
-        cluster = Cluster(seed, Run(swarm=aim(draw_swarm(random.Random(seed)), point)))
+        rng = random.Random(seed)
+        cluster = Cluster(seed, Run(swarm=aim(draw_swarm(seed, rng), point, rng)))
         simulate(cluster)
         hits += cluster.trace.points[point.name]
         if hits:
