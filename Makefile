@@ -22,7 +22,7 @@ help:
 	@echo "make demo      three nodes on this machine: kill the leader, lose a state store, check every acknowledged write"
 	@echo "make test      the test suite"
 	@echo "make lint      ruff and mypy --strict"
-	@echo "make simulate  whole clusters in simulated storms; SEEDS=100 FIRST=1 say which"
+	@echo "make simulate  raftkv verify: whole clusters in simulated storms; SEEDS=100 FIRST=1 say which"
 	@echo "make bench     a quick measurement of this machine"
 	@echo "make clean     remove .venv and what was built"
 

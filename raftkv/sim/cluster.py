@@ -19,12 +19,13 @@ from raftkv.sim.calm import Calm
 from raftkv.sim.clock import Schedule
 from raftkv.sim.faults import MESSAGE_FAULTS, Faults
 from raftkv.sim.network import SimNetwork
-from raftkv.sim.node import SimNode, World
+from raftkv.sim.node import SimNode
 from raftkv.sim.plan import Cut, Firing, draw_plan, stream
 from raftkv.sim.swarm import Swarm, draw_swarm
 from raftkv.sim.trace import Trace, Violation
 from raftkv.sim.watch import Watch
 from raftkv.sim.workload import Workload
+from raftkv.sim.world import World
 
 FORMING_MS = 3_000
 

@@ -52,11 +52,11 @@ class _Trials:
         return known
 
 
-def minimise(seed: int, rule: str, run: Run, max_runs: int = MAX_RUNS) -> Schedule:
+def minimise(seed: int, rule: str, run: Run, max_runs: int | None = None) -> Schedule:
     """Reduce the plan of `seed`, which breaks `rule` when it is run as `run` says.
 
     Args:
-        max_runs: how many runs it may take.
+        max_runs: how many runs it may take; MAX_RUNS by default.
     """
 
     def breaks(cut: Cut) -> bool:
@@ -64,7 +64,7 @@ def minimise(seed: int, rule: str, run: Run, max_runs: int = MAX_RUNS) -> Schedu
         return isinstance(result, Violation) and result.rule == rule
 
     whole = Cluster(seed, run)
-    trials = _Trials(breaks, max_runs)
+    trials = _Trials(breaks, MAX_RUNS if max_runs is None else max_runs)
     keep = _reduce(tuple(firing.number for firing in whole.firings), lambda kept: trials.breaks(kept, run.cut.storm_ms))
     storm_ms = run.cut.storm_ms
     low, high = 0, whole.swarm.storm_ms if storm_ms is None else storm_ms

@@ -14,8 +14,6 @@ import random
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from msgspec import Struct
-
 from raftkv.codec.peer import (
     ForwardReads,
     ForwardWrites,
@@ -36,54 +34,30 @@ from raftkv.kv.digest import Pair
 from raftkv.kv.machine import Applied, KvMachine
 from raftkv.kv.replies import Reply
 from raftkv.kv.store import Store
-from raftkv.raft.config import Config
 from raftkv.raft.messages import MessageBase
 from raftkv.raft.node import Raft
 from raftkv.raft.ready import Role
 from raftkv.raft.types import EntryKind, Member, NodeId, Stored
-from raftkv.replica import Replica, ReplicaSettings
-from raftkv.router.ports import RouterSettings
+from raftkv.replica import Replica
 from raftkv.router.router import Router
-from raftkv.sim.clock import Schedule
 from raftkv.sim.disk import Crashed, SimDisk, Survival
 from raftkv.sim.log import SimLog
-from raftkv.sim.network import SimNetwork
 from raftkv.sim.points import point_of
 from raftkv.sim.probes import ProbedRaft
 from raftkv.sim.store import ModelEngine, ModelStore
-from raftkv.sim.trace import Trace, Violation
-from raftkv.sim.watch import Watch
+from raftkv.sim.trace import Violation
+from raftkv.sim.world import World
 from raftkv.startup import snapshot_meta_of, stored_state
 from raftkv.storage.checkpoint import StateDirectory
 from raftkv.storage.damage import damage, set_aside
 from raftkv.storage.identity import Identity, cluster_id, create_identity, load_identity
-from raftkv.storage.wal import Wal, WalSettings
+from raftkv.storage.wal import Wal
 
 _Result = TypeVar("_Result")
 
 EPOCH_MS = 1_700_000_000_000
 CLUSTER_NAME = "simulated"
 _FOR_ROUTER = (ForwardWrites, WritesRefused, ForwardReads, ReadAnswers, ReadsRefused)
-
-
-class Tuning(Struct, frozen=True, kw_only=True):
-    """The settings of every node of a cluster, and how fast its parts are. Ranges of times are in microseconds."""
-
-    config: Config = Config()
-    replica: ReplicaSettings = ReplicaSettings()
-    router: RouterSettings = RouterSettings()
-    wal: WalSettings = WalSettings()
-    fsync_us: tuple[int, int] = (100, 2_000)
-    stall_us: tuple[int, int] = (20_000, 1_500_000)
-    """How long a write takes on a slow disk. On one that hangs it takes one to four of the longest election timeouts."""
-    stalls: float = 0.0
-    """The share of writes to the log that take as long as `stall_us`."""
-    work_us: tuple[int, int] = (20, 20_000)
-    """How long work in the background takes to begin, and its result to be noticed."""
-    turn_us: tuple[int, int] = (0, 200)
-    """How long an iteration of the event loop takes."""
-    refusals: float = 0.0
-    """The share of writes that the state store refuses."""
 
 
 class Replies(Protocol):
@@ -94,19 +68,6 @@ class Replies(Protocol):
 
     def node_died(self, node: SimNode) -> None:
         """All connections to `node` have broken."""
-
-
-class World(Struct, kw_only=True):
-    """What all nodes of a cluster share."""
-
-    schedule: Schedule
-    network: SimNetwork
-    trace: Trace
-    watch: Watch
-    tuning: Tuning
-    members: tuple[Member, ...]
-    running: NodeId = "-"
-    """Who acts at this moment, for events that do not say so."""
 
 
 class WatchedMachine(KvMachine):

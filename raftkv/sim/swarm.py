@@ -15,9 +15,9 @@ from raftkv.raft.config import Config
 from raftkv.replica import ReplicaSettings
 from raftkv.router.ports import RouterSettings
 from raftkv.sim.network import NetworkFaults
-from raftkv.sim.node import Tuning
 from raftkv.sim.points import POINTS, Needs, Point
 from raftkv.sim.workload import Load
+from raftkv.sim.world import Tuning
 from raftkv.storage.wal import WalSettings
 
 UNAIMED = 0.15

@@ -11,7 +11,19 @@ from typing import Final
 
 from xxhash import xxh3_64
 
-from raftkv.codec.peer import Health, SnapshotChunk, SnapshotDone, SnapshotOffer, SnapshotWant, Value
+from raftkv.codec.peer import (
+    ForwardReads,
+    ForwardWrites,
+    Health,
+    ReadAnswers,
+    ReadsRefused,
+    SnapshotChunk,
+    SnapshotDone,
+    SnapshotOffer,
+    SnapshotWant,
+    Value,
+    WritesRefused,
+)
 from raftkv.raft.messages import (
     Append,
     AppendRejected,
@@ -115,6 +127,11 @@ _WORDS: Final[dict[type, Callable[..., str]]] = {
     HeartbeatResponse: lambda m: f"round {m.round}{'' if m.counts else ', does not count'}",
     InstallSnapshot: lambda m: f"at {m.snapshot.index}@{m.snapshot.term}",
     Health: lambda m: f"{m.role} of term {m.term}, applied {m.applied}{', fenced' if m.fenced else ''}",
+    ForwardWrites: lambda m: f"commands {m.group.first} to {m.group.first + m.group.count - 1} of session {m.group.session.hex()[:8]}",
+    WritesRefused: lambda m: f"from command {m.first} on of session {m.session.hex()[:8]}: {m.reason}",
+    ForwardReads: lambda m: f"{m.count} reads, frame {m.id:x}",
+    ReadAnswers: lambda m: f"to frame {m.id:x}",
+    ReadsRefused: lambda m: f"of frame {m.id:x}",
     SnapshotOffer: lambda m: f"{m.id} at {m.message.snapshot.index}, {sum(file.size for file in m.files)} bytes",
     SnapshotWant: lambda m: f"{m.id} file {m.file} from {m.offset}",
     SnapshotChunk: lambda m: f"{m.id} file {m.file} from {m.offset}, {len(m.data)} bytes",

@@ -236,8 +236,10 @@ class Workload:
         if len(replies) > len(client.waiting):
             raise Violation("one reply each", f"{node.name} answers {client.name} {len(replies)} times; {len(client.waiting)} were asked")
         answered, client.waiting = client.waiting[: len(replies)], client.waiting[len(replies) :]
-        self._trace.note(client.name, "answered", node.name, len(replies))
-        for request, reply in zip(answered, replies, strict=True):
+        pairs = list(zip(answered, replies, strict=True))
+        told = ", ".join([f"{request.kind} {request.key.decode()} {str(reply)[:40]}" for request, reply in pairs])
+        self._trace.note(client.name, "is told", f"{node.name}:", told)
+        for request, reply in pairs:
             self._judge(client, node, request, reply)
 
     def _judge(self, client: Client, node: SimNode, request: Request, reply: Reply) -> None:

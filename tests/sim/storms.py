@@ -9,10 +9,11 @@ from raftkv.replica import ReplicaSettings
 from raftkv.router.ports import RouterSettings
 from raftkv.sim.cluster import Run, run_seed
 from raftkv.sim.network import NetworkFaults
-from raftkv.sim.node import SimNode, Tuning
+from raftkv.sim.node import SimNode
 from raftkv.sim.swarm import Rates, Swarm
 from raftkv.sim.trace import Violation
 from raftkv.sim.workload import Load
+from raftkv.sim.world import Tuning
 from raftkv.storage.wal import WalSettings
 
 TUNING = Tuning(
