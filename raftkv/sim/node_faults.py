@@ -6,6 +6,7 @@ import random
 
 from raftkv.sim.disk import Survival
 from raftkv.sim.storm import Storm
+from raftkv.sim.swarm import MOST_BEHIND_MS
 
 MINUTE_MS = 60_000
 YEAR_MS = 365 * 86_400_000
@@ -78,13 +79,14 @@ def compact(storm: Storm, rng: random.Random) -> None:
 
 
 def clock_jump(storm: Storm, rng: random.Random) -> None:
-    """A wall clock jumps, forward or back, by up to a year. The clocks of a majority stay within a minute of the true time: the time in
-    the log is what they agree on, and sessions and keys expire by it."""
+    """A wall clock jumps, forward or back, by up to a year, but never to far behind the true time (see `swarm.MOST_BEHIND_MS`). The clocks
+    of a majority stay within a minute of it: the time in the log is what they agree on, and sessions and keys expire by it."""
     node = storm.victim(rng)
     jump_ms = rng.choice((-1, 1)) * rng.randint(1, rng.choice((1_000, 3_600_000, YEAR_MS)))
     wrong = {one.name for one in storm.nodes if abs(one.wall_offset_ms) > MINUTE_MS}
     if abs(node.wall_offset_ms + jump_ms) > MINUTE_MS and len(wrong | {node.name}) > (len(storm.nodes) - 1) // 2:
         jump_ms = rng.choice((-1, 1)) * rng.randint(1, 1_000)
+    jump_ms = max(jump_ms, -MOST_BEHIND_MS - node.wall_offset_ms)
     storm.fired(node, "clock_jump", f"{jump_ms} ms")
     node.wall_offset_ms += jump_ms
 
