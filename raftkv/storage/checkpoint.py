@@ -124,7 +124,9 @@ class StateDirectory:
         self._checksums: dict[tuple[str, str, int], int] = {}
         if not disk.exists(path):
             disk.mkdir(path)
-            disk.sync_directory(path.rpartition("/")[0])
+        # What a process left that died here may be seen and not be durable: this directory, CURRENT, or that of a generation.
+        disk.sync_directory(path.rpartition("/")[0])
+        disk.sync_directory(path)
         self._current = self._load_current()
         self._clean_up()
         self._store = self._open(self._current.generation)
