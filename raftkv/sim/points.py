@@ -64,7 +64,7 @@ _TABLE: Final[dict[str, tuple[tuple[str, ...], Needs]]] = {
     "state directory": (("mkdir", "sync_directory"), Needs.CREATION),
     "state switch": (_REPLACED, Needs.SNAPSHOT),
     "state switch left over": (("unlink",), Needs.AGAIN),
-    "generation": (("mkdir",), Needs.CREATION),
+    "generation": (("mkdir",), Needs.SNAPSHOT),
     "installed generation": (("rename", "rmdir"), Needs.SNAPSHOT),
     "rows": (_REPLACED, Needs.COMPACTION),
     "rows of old generation": (("unlink",), Needs.SNAPSHOT),

@@ -20,13 +20,13 @@ from raftkv.sim.workload import Load
 from raftkv.sim.world import Tuning
 from raftkv.storage.wal import WalSettings
 
-UNAIMED = 0.15
+UNAIMED = 0.12
 """The share of seeds that aim at no failure point."""
 
 MOST_BEHIND_MS = 1_800_000
 """How far behind the others a wall clock may be: half the age at which sessions are forgotten."""
 
-AIMED_MS = 200
+AIMED_MS = 160
 """The mean time between two crashes at the point that a seed aims at."""
 
 _TIMES = {
@@ -35,7 +35,7 @@ _TIMES = {
     Needs.CREATION: 2,
     Needs.AGAIN: 3,
     Needs.COMPACTION: 2,
-    Needs.SNAPSHOT: 3,
+    Needs.SNAPSHOT: 4,
     Needs.ROT_STATE: 3,
     Needs.ROT_STAGED: 3,
 }
@@ -98,7 +98,7 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
     count = rng.choice((1, 2, 3, 3, 3, 3, 3, 3, 3, 4, 5, 5, 6, 7))
     drawn = Swarm(
         nodes=count,
-        storm_ms=rng.randint(2_500, 6_500),
+        storm_ms=rng.randint(3_500, 9_000),
         formed=rng.random() < 0.8,
         tuning=_draw_tuning(rng),
         load=_draw_load(rng),
@@ -122,7 +122,8 @@ def aim(swarm: Swarm, point: Point, rng: random.Random) -> Swarm:
     elif needs is Needs.ELECTIONS:
         rates = replace(rates, kill=rates.kill or 1_200)
     elif needs is not Needs.NOTHING:
-        tuning = replace(tuning, replica=replace(tuning.replica, compact_entries=20, compact_bytes=4_096))
+        settings = replace(tuning.replica, compact_entries=20, compact_bytes=4_096)
+        tuning = replace(tuning, replica=settings, wal=replace(tuning.wal, segment_bytes=8_192))
         rates = replace(rates, compact=400)
     if needs in (Needs.SNAPSHOT, Needs.ROT_STAGED, Needs.ROT_STATE):
         nodes = max(nodes, 3)
@@ -131,7 +132,7 @@ def aim(swarm: Swarm, point: Point, rng: random.Random) -> Swarm:
             config=replace(tuning.config, election_ticks=8, heartbeat_ticks=2, lease_ticks=7),
             replica=replace(tuning.replica, tick_ms=10, heartbeat_ticks=2),
         )
-        rates = replace(rates, lose_state=400, wipe=0, rot_manifest=0)
+        rates = replace(rates, lose_state=300, wipe=0, rot_manifest=0)
     if needs is Needs.ROT_STATE:
         rates = replace(rates, rot_state=250, lose_state=0)
     if needs is Needs.ROT_STAGED:
@@ -240,7 +241,7 @@ def _draw_rates(rng: random.Random) -> Rates:
     rates = Rates(
         kill=often(0.5, 700, 2_000),
         power=often(0.6, 600, 1_500),
-        blackout=often(0.3, 1_200, 2_500),
+        blackout=often(0.4, 1_200, 2_500),
         crash_in_operation=often(0.5, 500, 1_500),
         pause=often(0.45, 600, 2_000),
         transfer=often(0.4, 300, 1_200),
