@@ -25,6 +25,7 @@ help:
 	@echo "make lint      ruff and mypy --strict"
 	@echo "make simulate  whole clusters in simulated storms; SEEDS=100 FIRST=1 say which"
 	@echo "make fuzz      changed and broken bytes for everything that reads some; SECONDS=60 for each target"
+	@echo "make simulate  raftkv verify: whole clusters in simulated storms; SEEDS=100 FIRST=1 say which"
 	@echo "make bench     a quick measurement of this machine"
 	@echo "make clean     remove .venv and what was built"
 
@@ -54,7 +55,7 @@ lint: install
 	$(BIN)/mypy -p raftkv -p raftkv_cli -p raftkv_bench -p tests
 
 simulate: install
-	$(BIN)/python -m raftkv.sim --seeds $(SEEDS) --first $(FIRST)
+	$(BIN)/raftkv verify --jobs 2 --seeds $(SEEDS) --first $(FIRST)
 
 fuzz: install
 	$(BIN)/python -m tests.fuzz --all --seconds $(SECONDS)

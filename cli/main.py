@@ -14,6 +14,7 @@ from raftkv_cli.leader import leader
 from raftkv_cli.node import node
 from raftkv_cli.resp import ErrorReply, Unreachable
 from raftkv_cli.status import status
+from raftkv_cli.verify import verify
 from raftkv_cli.wal import wal
 
 
@@ -39,5 +40,5 @@ def main() -> None:
     """
 
 
-for command in (node, cluster, status, leader, wal, demo):
+for command in (node, cluster, status, leader, wal, verify, demo):
     main.add_command(command)

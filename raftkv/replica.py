@@ -560,12 +560,21 @@ class Replica:
         size = self._log.size_bytes
         compact = size > self._settings.compact_bytes or entries > self._settings.compact_entries
         flush = abs(size - self._flushed_size) > self._settings.compact_bytes // 4
-        impossible = entries < 2 or self._compacting or not self.ready_to_serve or self._store_failed
-        if impossible or not (compact or flush) or self._ticks < self._flush_not_before:
-            return
-        self._compacting = True
+        if (compact or flush) and self._ticks >= self._flush_not_before:
+            self._flush(size, compact)
+
+    def compact(self) -> None:
+        """Flush the state and cut the log now, whatever its size, if there is anything to cut."""
+        self._flush(self._log.size_bytes, True)
+
+    def _flush(self, size: int, compact: bool) -> None:
+        """Flush the state when the log has `size` bytes and, if it is to `compact`, cut the log behind it."""
+        begin = self.raft.log.begin.index
         machine = self.machine
         durable = machine.applied_index
+        if durable - begin < 2 or self._compacting or not self.ready_to_serve or self._store_failed:
+            return
+        self._compacting = True
 
         def flushed(result: object) -> None:
             self._compacting = False

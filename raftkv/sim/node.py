@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Protocol, TypeVar
-
-from msgspec import Struct
+from typing import TypeVar
 
 from raftkv.codec.peer import (
     EntriesFound,
@@ -25,6 +23,7 @@ from raftkv.codec.peer import (
     Health,
     ReadAnswers,
     ReadsRefused,
+    SnapshotWant,
     Transfer,
     Value,
     WritesRefused,
@@ -32,33 +31,33 @@ from raftkv.codec.peer import (
     encode_value,
     stream_of,
 )
-from raftkv.errors import Corrupt, DiskFull, InvalidRequest, Refused, Rotten, StorageError
+from raftkv.errors import Corrupt, DiskFull, InvalidRequest, Refused, Rotten, StateDamaged, StorageError
 from raftkv.kv.clock import LogClock
 from raftkv.kv.digest import Pair
-from raftkv.kv.machine import Applied, KvMachine
+from raftkv.kv.machine import KvMachine
 from raftkv.kv.replies import Reply
 from raftkv.kv.store import Store
-from raftkv.raft.config import Config
 from raftkv.raft.messages import MessageBase
 from raftkv.raft.node import Raft
 from raftkv.raft.ready import Role
-from raftkv.raft.types import EntryKind, Member, NodeId
+from raftkv.raft.types import Member, NodeId, Stored
 from raftkv.repair import Ending, Repair, answer
-from raftkv.replica import Replica, ReplicaSettings
-from raftkv.router.ports import RouterSettings
+from raftkv.replica import Replica
 from raftkv.router.router import Router
-from raftkv.sim.clock import Schedule
 from raftkv.sim.disk import Crashed, SimDisk, Survival
 from raftkv.sim.log import SimLog
-from raftkv.sim.network import SimNetwork
+from raftkv.sim.machine import WatchedMachine
+from raftkv.sim.points import point_of
+from raftkv.sim.probes import ProbedRaft
 from raftkv.sim.store import ModelEngine, ModelStore
-from raftkv.sim.trace import Trace, Violation
-from raftkv.sim.watch import Watch
+from raftkv.sim.trace import Violation
+from raftkv.sim.world import Replies, World
 from raftkv.startup import forget_rot, other_members, snapshot_meta_of, stored_state
 from raftkv.storage.checkpoint import StateDirectory
+from raftkv.storage.damage import damage, set_aside
 from raftkv.storage.identity import Identity, cluster_id, create_identity, load_identity
 from raftkv.storage.rotten import RottenLog
-from raftkv.storage.wal import Wal, WalSettings
+from raftkv.storage.wal import Wal
 
 _Result = TypeVar("_Result")
 
@@ -66,64 +65,6 @@ EPOCH_MS = 1_700_000_000_000
 CLUSTER_NAME = "simulated"
 REPAIR_TICK_MS = 100
 _FOR_ROUTER = (ForwardWrites, WritesRefused, ForwardReads, ReadAnswers, ReadsRefused)
-
-
-class Tuning(Struct, frozen=True, kw_only=True):
-    """The settings of every node of a cluster, and how fast its parts are. Ranges of times are in microseconds."""
-
-    config: Config = Config()
-    replica: ReplicaSettings = ReplicaSettings()
-    router: RouterSettings = RouterSettings()
-    wal: WalSettings = WalSettings()
-    fsync_us: tuple[int, int] = (100, 2_000)
-    stall_us: tuple[int, int] = (20_000, 1_500_000)
-    stalls: float = 0.0
-    """The share of writes to the log that take as long as `stall_us`."""
-    work_us: tuple[int, int] = (20, 20_000)
-    """How long work in the background takes to begin, and its result to be noticed."""
-    turn_us: tuple[int, int] = (0, 200)
-    """How long an iteration of the event loop takes."""
-    refusals: float = 0.0
-    """The share of writes that the state store refuses."""
-
-
-class Replies(Protocol):
-    """Who takes the replies to clients."""
-
-    def replied(self, node: SimNode, connection: int, replies: list[Reply], close: bool) -> None:
-        """`replies` leave `node` on `connection`."""
-
-    def node_died(self, node: SimNode) -> None:
-        """All connections to `node` have broken."""
-
-
-class World(Struct, kw_only=True):
-    """What all nodes of a cluster share."""
-
-    schedule: Schedule
-    network: SimNetwork
-    trace: Trace
-    watch: Watch
-    tuning: Tuning
-    members: tuple[Member, ...]
-    running: NodeId = "-"
-    """Who acts at this moment, for events that do not say so."""
-
-
-class WatchedMachine(KvMachine):
-    """The machine, which tells the judge what it is about to apply."""
-
-    def __init__(self, store: Store, node: SimNode) -> None:
-        self._node = node
-        super().__init__(store)
-
-    def apply(self, index: int, term: int, payload: bytes) -> Applied:
-        self._node.world.watch.applies(self._node, index, term, EntryKind.BATCH, payload)
-        return super().apply(index, term, payload)
-
-    def apply_empty(self, index: int, term: int, configuration: bytes | None = None) -> None:
-        self._node.world.watch.applies(self._node, index, term, EntryKind.NOOP, configuration)
-        super().apply_empty(index, term, configuration)
 
 
 class SimNode:
@@ -141,13 +82,23 @@ class SimNode:
         self.world = world
         self.alive = False
         self.paused = False
-        self.disk = SimDisk(random.Random(rng.getrandbits(64)))
-        self.slow_disk = False
+        self._rng = rng
+        self.disk = self._new_disk()
+        self.disk_pace = ""
+        """"slow_disk" or "hung_disk" while it is one."""
         self.faulty_disk = False
         """Its disk fails, or has failed in this life: errors of storage are to be expected."""
         self.wiped = False
+        self.rotten = False
+        """Something has rotted that keeps it from starting: the directory is to be moved away."""
         self.doubtful = False
         """It went down while it had lost something, or lost it when it was down."""
+        self.crash_in: tuple[int, random.Random] | None = None
+        """It is to die in that many operations of its disk from now on."""
+        self.ask_crash: Callable[[SimNode, str, str, int], Survival | None] = lambda node, kind, path, offset: None
+        """Asked before each operation of its disk: does it die in that, and what survives?"""
+        self.rots_snapshot: Callable[[str], None] | None = None
+        """The next snapshot here rots; told which file."""
         self.died: Callable[[SimNode], None] = lambda node: None
         """Told when a life has ended."""
         self.torn = False
@@ -155,29 +106,43 @@ class SimNode:
         self.repair: Repair | None = None
         """What the node does until its log is whole, while it is."""
         self.lives = 0
-        self.rate = 1.0
+        self.clock_rate = 1.0
         """How fast its clock runs."""
         self.wall_offset_ms = 0
         self.wal: Wal
         self.replica: Replica
         self.router: Router
         self._replies = replies
-        self._rng = rng
         self._violation: Violation | None = None
         self._life = 0
+        self._opening = False
+        self._without_state = False
+        """It began this life without a state."""
         self._boot = 0
         self._deferred: list[Callable[[], None]] = []
         self._state: StateDirectory | None = None
+        self._point = "-"
+        """The failure point at which it died last."""
         self._work_due = False
         self._ticked_ms = 0
         self._ticks = 0
+        self._clock_begin = (1_000_000, 0)
+        """What its clock showed when its rate changed last, in microseconds, and when that was."""
 
     # Time.
 
     @property
     def now_ms(self) -> int:
         """The node's monotonic clock."""
-        return 1_000 + int(self.world.schedule.now_us * self.rate) // 1_000
+        shown_us, since_us = self._clock_begin
+        return int(shown_us + (self.world.schedule.now_us - since_us) * self.clock_rate) // 1_000
+
+    def set_rate(self, rate: float) -> None:
+        """From now on the clock runs at this rate."""
+        shown_us, since_us = self._clock_begin
+        now_us = self.world.schedule.now_us
+        self._clock_begin = (int(shown_us + (now_us - since_us) * self.clock_rate), now_us)
+        self.clock_rate = rate
 
     @property
     def wall_ms(self) -> int:
@@ -213,7 +178,7 @@ class SimNode:
             if self._life == life and self.repair is None:
                 self.world.watch.looked_at(self)
         except Crashed as error:
-            self.die(Survival.REORDERED if self._rng.random() < 0.5 else Survival.LOST, str(error))
+            self._crashed(error)
         except Violation:
             raise
         except Exception as error:
@@ -227,7 +192,10 @@ class SimNode:
         if not self.alive or self.repair is not None:
             return self.wiped or self.doubtful or self.repair is not None
         raft = self.replica.raft
-        return self.wiped or raft.suspect is not None or raft.fenced is not None
+        if self.wiped or raft.suspect is not None or raft.fenced is not None:
+            return True
+        # The core does not doubt itself any more as soon as it takes a snapshot; the state comes a little later.
+        return self._without_state and (raft.snapshot_pending or self.replica._installing is not None)
 
     @property
     def serves(self) -> bool:
@@ -247,16 +215,21 @@ class SimNode:
         self._work_due = False
         self._deferred.clear()
         world.running = self.name
+        self._opening = True
         world.trace.note(self.name, "starts", self._life)
         try:
             self._open()
         except Crashed as error:
-            self.die(Survival.LOST, str(error))
+            self._crashed(error)
             return
         except StorageError as error:
-            self._fail(error)
+            if not (self.rotten and isinstance(error, Corrupt)):
+                self._fail(error)
+                return
+            self._move_directory_away(error)
             return
         finally:
+            self._opening = False
             world.running = "-"
         self.alive = True
         world.network.attach(self.name, self._boot, self)
@@ -269,6 +242,43 @@ class SimNode:
         self._ticked_ms = self.now_ms
         self.later(self._rng.randint(0, 20_000), self._tick)
         self.run(self.wake)
+
+    def _new_disk(self) -> SimDisk:
+        disk = SimDisk(random.Random(self._rng.getrandbits(64)))
+        disk.ask_crash = self._before_operation
+        return disk
+
+    def replace_disk(self) -> None:
+        """The directory is lost, and the node will start with an empty one."""
+        self.disk = self._new_disk()
+        self.wiped = True
+        self.rotten = False
+
+    def _move_directory_away(self, error: Corrupt) -> None:
+        """What an operator does about a node that refuses to start."""
+        self.world.trace.count(self.name, "moved_away", str(error).partition(":")[0])
+        self.replace_disk()
+        self.start()
+
+    def _before_operation(self, kind: str, path: str, offset: int) -> Survival | None:
+        if not self.alive and not self._opening:
+            return None
+        if self.rots_snapshot is not None and kind == "write" and path.endswith("/PROGRESS"):
+            self._rot_snapshot(path.replace("/PROGRESS", "/data/"))
+        survival = self.ask_crash(self, kind, path, offset)
+        if survival is not None:
+            self._point = point_of(kind, path, offset)
+        return survival
+
+    def _rot_snapshot(self, prefix: str) -> None:
+        """A byte of a file of a snapshot changes where it lies."""
+        files = self.disk.files()
+        paths = [path for path in files if path.startswith(prefix) and files[path]]
+        if paths and self.rots_snapshot is not None:
+            path = self._rng.choice(paths)
+            self.rots_snapshot(path)
+            self.rots_snapshot = None
+            self.disk.flip(path, self._rng.randrange(len(files[path])), 0x10)
 
     def _open(self) -> None:
         world, tuning = self.world, self.world.tuning
@@ -287,9 +297,10 @@ class SimNode:
             incarnation = self._rng.getrandbits(62) + 1
             identity = create_identity(disk, Identity(cluster_id(CLUSTER_NAME, members), CLUSTER_NAME, self.name, incarnation, 0, members))
         self.incarnation = identity.incarnation
-        self._state = self._open_state()
-        machine = self.make_machine(self._state.store)
+        self._state, machine = self._open_state()
+        world.watch.probes.opens(self.name, self.wal.recovered, machine, self._state.installed)
         stored = stored_state(identity, self.wal, machine, self._state.fenced)
+        self._without_state = stored.fenced is not None
         if stored.fenced is not None:
             world.trace.count(self.name, "state_lost")
             if not self.doubtful:
@@ -300,7 +311,7 @@ class SimNode:
                 raise Violation("log judged", f"{self.name} doubts its log up to {stored.suspect}, and nothing was torn")
         self.clock = LogClock(self.name)
         self.replica = Replica(
-            raft=Raft(tuning.config, stored, random.Random(self._rng.getrandbits(64))),
+            raft=self.make_raft(stored),
             log=self.make_log(),
             state=self._state,
             machine=machine,
@@ -323,9 +334,26 @@ class SimNode:
         self.replica.attach(self.router)
         world.watch.started(self)
 
-    def _open_state(self) -> StateDirectory:
-        engine = ModelEngine(self.disk, random.Random(self._rng.getrandbits(64)), self.world.tuning.refusals)
-        return StateDirectory(self.disk, engine, snapshot_meta_of, token=lambda: f"{self._rng.getrandbits(64):016x}")
+    def _open_state(self) -> tuple[StateDirectory, KvMachine]:
+        """The state, or an empty one in the place of one that is damaged, as in `server.node`."""
+        disk, tuning = self.disk, self.world.tuning
+
+        def open_state() -> tuple[StateDirectory, KvMachine]:
+            engine = ModelEngine(disk, random.Random(self._rng.getrandbits(64)), tuning.refusals)
+            state = StateDirectory(disk, engine, snapshot_meta_of, token=lambda: f"{self._rng.getrandbits(64):016x}")
+            return state, self.make_machine(state.store)
+
+        reason = damage(disk)
+        if reason is None:
+            try:
+                return open_state()
+            except StateDamaged as error:
+                reason = str(error)
+        if not self.doubtful:
+            raise Violation("state kept", f"{self.name} finds its state damaged, and nothing has damaged it: {reason}")
+        self.world.trace.count(self.name, "state_damaged", reason)
+        set_aside(disk)
+        return open_state()
 
     def _begin_repair(self) -> bool:
         """Have a rotten log repaired with the others; False if the state holds what is rotten."""
@@ -333,8 +361,8 @@ class SimNode:
         if identity is None:
             raise Corrupt(f"{self.name} has a rotten log and no identity")
         log = RottenLog.open(self.disk, self.world.tuning.wal)
-        self._state = self._open_state()
-        forget_rot(log, KvMachine(self._state.store), self._state.fenced)
+        self._state, machine = self._open_state()
+        forget_rot(log, machine, self._state.fenced)
         self._state.close()
         self._state = None
         if not log.needed:
@@ -361,6 +389,10 @@ class SimNode:
             self.repair.tick(REPAIR_TICK_MS)
             self.later(REPAIR_TICK_MS * 1_000, self._tick_repair)
 
+    def make_raft(self, stored: Stored) -> Raft:
+        """The core of this life."""
+        return ProbedRaft(self.world.tuning.config, stored, random.Random(self._rng.getrandbits(64)), self.world.watch.probes)
+
     def make_machine(self, store: Store) -> KvMachine:
         """The state machine on `store`."""
         return WatchedMachine(store, self)
@@ -371,10 +403,14 @@ class SimNode:
             self.wal,
             self.later,
             self._fsync_us,
-            lambda number: self.replica.persisted(number),
+            lambda number: self._persisted(number),
             self._fail,
             lambda full: self.replica.log_full(full),
         )
+
+    def _persisted(self, number: int) -> None:
+        self.world.watch.probes.persists(self.replica, number)
+        self.replica.persisted(number)
 
     def _session(self) -> bytes:
         return self._rng.randbytes(16)
@@ -384,12 +420,23 @@ class SimNode:
         if self.alive:
             self.die(power or Survival.CLEAN, "power" if power else "killed")
 
+    def _crashed(self, crash: Crashed) -> None:
+        """It died in the middle of an operation of its disk."""
+        self.world.trace.points[self._point] += 1
+        self.world.watch.probes.crashes(self._point)
+        survival = crash.survival or (Survival.REORDERED if self._rng.random() < 0.5 else Survival.LOST)
+        self.die(survival, f"at {self._point}, {crash}")
+
     def die(self, survival: Survival, reason: str) -> None:
         """The node is gone. `survival` says what becomes of what was not durable."""
         self.world.trace.note(self.name, "dies", survival.name, reason)
         was_alive = self.alive
+        if was_alive:
+            self.world.watch.probes.dies(self.replica)
+            if survival is not Survival.CLEAN:
+                self.world.watch.probes.loses_power(self.replica, self.wal, self.disk)
         self.torn |= survival is Survival.TORN
-        self.doubtful = self.impaired
+        self.doubtful = self.impaired or survival is Survival.TORN
         self.alive = False
         self.paused = False
         self._life += 1
@@ -412,6 +459,7 @@ class SimNode:
         if isinstance(store, ModelStore):
             try:
                 store.crash(self._rng)
+                self.world.watch.probes.store_crashes(store.unflushed)
             except StorageError:
                 self.world.trace.note(self.name, "store_gone")
 
@@ -451,7 +499,7 @@ class SimNode:
     # Running, as in `server.node`.
 
     def _tick(self) -> None:
-        self.later(int(self.world.tuning.replica.tick_ms * 1_000 / self.rate), self._tick)
+        self.later(int(self.world.tuning.replica.tick_ms * 1_000 / self.clock_rate), self._tick)
         self._pass_time()
 
     def _pass_time(self) -> None:
@@ -513,7 +561,10 @@ class SimNode:
 
     def _fsync_us(self) -> int:
         tuning = self.world.tuning
-        if self.slow_disk or (tuning.stalls and self._rng.random() < tuning.stalls):
+        if self.disk_pace == "hung_disk":
+            election_us = 2_000 * tuning.config.election_ticks * tuning.replica.tick_ms
+            return self._rng.randint(election_us, 4 * election_us)
+        if self.disk_pace or (tuning.stalls and self._rng.random() < tuning.stalls):
             return self._rng.randint(*tuning.stall_us)
         return self._rng.randint(*tuning.fsync_us)
 
@@ -523,6 +574,8 @@ class SimNode:
         """Send a value to another node."""
         data = encode_value(value)  # type: ignore[arg-type]  # the replica and the router send nothing that the codec does not know
         loose = isinstance(value, (MessageBase, Health))
+        if isinstance(value, ForwardWrites):
+            self.world.watch.probes.forwards(self.name, node, value)
         if isinstance(value, MessageBase):
             self.world.watch.sends(self, value)  # type: ignore[arg-type]  # every message is one of the union
         return self.world.network.send(self.name, node, stream_of(value), data, loose=loose)  # type: ignore[arg-type]
@@ -530,13 +583,15 @@ class SimNode:
     def deliver(self, sender: NodeId, data: bytes) -> None:
         """Bytes have come from `sender`."""
         value = decode_value(data)
-        self.world.trace.note(self.name, type(value).__name__, sender, len(data))
+        self.world.trace.arrives(self.name, sender, value, len(data))
         self.run(lambda: self._take(sender, value))
 
     def _take(self, sender: NodeId, value: Value) -> None:
         if self.repair is not None:
             self.repair.received(sender, value)
             return
+        if self.rots_snapshot is not None and isinstance(value, SnapshotWant):
+            self._rot_snapshot(f"state/snap-{value.id}/")
         if isinstance(value, _FOR_ROUTER):
             self.router.received(sender, value, self.now_ms)
         elif isinstance(value, EntriesWant):
@@ -625,6 +680,7 @@ class SimNode:
         """A client asks."""
 
         def ask() -> None:
+            self.world.watch.probes.asked(self.replica.raft, requests)
             self.router.submit(connection, requests, self.now_ms)
             self.wake()
 

@@ -30,9 +30,10 @@ from raftkv.sim.cluster import recorded
 from raftkv.sim.decay import groups_of_log
 from raftkv.sim.disk import SimDisk, Survival
 from raftkv.sim.network import SimNetwork
-from raftkv.sim.node import CLUSTER_NAME, SimNode, Tuning, World
+from raftkv.sim.node import CLUSTER_NAME, SimNode
 from raftkv.sim.trace import Trace, Violation
 from raftkv.sim.watch import Watch
+from raftkv.sim.world import Tuning, World
 from raftkv.storage.identity import Identity, cluster_id, create_identity
 from raftkv.storage.wal import LogWrite, Wal, WalSettings
 
@@ -187,7 +188,7 @@ class Trial:
             schedule=self._schedule,
             network=network,
             trace=self._trace,
-            watch=Watch(self._trace),
+            watch=Watch(self._trace, self._schedule),
             tuning=TUNING,
             members=grid.members,
         )

@@ -211,6 +211,20 @@ def test_a_damaged_chunk_fails_the_transfer_and_the_next_one_succeeds() -> None:
 NO_PLACES: tuple[dict[str, int], ...] = ({"offset": -1}, {"offset": 1 << 40}, {"offset": (1 << 63) - 1})
 
 
+def test_a_checkpoint_that_has_rotted_is_not_offered_again() -> None:
+    """When a peer finds that a file differs, the next transfer is of a new checkpoint, and succeeds."""
+    pair = Pair()
+    pair.start()
+    (name,) = [path for path in pair.disks[0].files() if path.startswith("state/snap-")]
+    pair.disks[0].flip(name, 1_000)
+    pair.deliver()
+    assert pair.finished == [("n2", False)]
+    pair.start()
+    pair.deliver()
+    assert pair.finished == [("n2", False), ("n2", True)]
+    assert not [path for path in pair.disks[0].files() if path.startswith("state/snap-")]
+
+
 @pytest.mark.parametrize("change", [{"file": 99}, {"size": 0}, {"size": CHUNK_BYTES + 1}, *NO_PLACES])
 def test_a_want_that_makes_no_sense_is_ignored(change: dict[str, int]) -> None:
     """A peer cannot make the sender read what it did not offer."""

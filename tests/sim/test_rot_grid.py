@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from raftkv.errors import Corrupt
-from raftkv.sim.cluster import run_seed
+from raftkv.sim.cluster import Run, run_seed
 from raftkv.sim.disk import SimDisk
 from raftkv.sim.rot import TUNING, Grid, GridNode, GridReport, Trial, run_grid
 from raftkv.sim.swarm import Rates
@@ -76,8 +76,9 @@ def test_logs_that_rot_in_a_storm_are_repaired(compacting: bool) -> None:
     tuning = COMPACTING if compacting else STORM
     counts: Counter[str] = Counter()
     for seed in (2, 3, 4):
-        counts += Counter(run_seed(seed, swarm=storm(Rates(rot=120, power=800), tuning=tuning, storm_ms=6_000)).counts)
-    assert counts["fault_rot"] > 10
+        outcome = run_seed(seed, Run(swarm=storm(Rates(rot_log=120, power=800), tuning=tuning, storm_ms=6_000)))
+        counts += Counter(outcome.counts) + Counter(outcome.faults)
+    assert counts["rot_log"] > 10
     assert counts["log_mended"] > 0
     assert (counts["log_given_up"] > 0) == compacting
 

@@ -226,6 +226,27 @@ def test_a_crash_at_any_step_of_the_first_start_leaves_a_directory_that_starts()
                 break
 
 
+def test_what_a_dead_process_left_unsynced_is_made_durable_by_the_next_start() -> None:
+    """When the process dies at any step of the first start, and the machine goes on, the next start can flush, and what it flushed
+    outlives the power."""
+    for operation in count(1):
+        disk = sim(operation)
+        disk.crash_at(operation)
+        finished = True
+        try:
+            model(disk)
+        except Crashed:
+            finished = False
+        disk.crash(Survival.CLEAN)
+        state = model(disk)
+        fill(state.store, 1)
+        state.store.flush()
+        disk.crash(Survival.LOST)
+        assert meta_of(model(disk).store).index == 1, operation
+        if finished:
+            break
+
+
 def test_a_crash_at_any_step_of_a_checkpoint_leaves_the_state_alone() -> None:
     """A checkpoint that was cut short is removed by the next start, and the state is what it was."""
 
