@@ -121,7 +121,6 @@ class Faults(Storm):
             self._heal(node)
 
     def _heal(self, node: SimNode) -> None:
-        node.faulty_disk = False
         node.disk_pace = ""
         node.crash_in, node.rots_snapshot = None, None
         node.disk.capacity_bytes = None
