@@ -99,6 +99,7 @@ class Faults(Storm):
         """`node` is of no use to the core: dead, cut off, paused, or slow."""
         how = rng.choice(("dead", "cut off", "paused", "slow"))
         self.trace.note(node.name, "left out", how)
+        self._left_out.add(node.name)
         node.crash_in, node.rots_snapshot = None, None
         match how:
             case "dead":
@@ -117,6 +118,7 @@ class Faults(Storm):
     def heal(self) -> None:
         """Undo everything, and start every node that is down."""
         self.network.heal()
+        self._left_out.clear()
         for node in self.nodes:
             self._heal(node)
 

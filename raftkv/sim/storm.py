@@ -41,6 +41,8 @@ class Storm:
         """For each node that is to be crashed at the point that the seed aims at: what decides about its crash."""
         self._seed = seed
         self._cut_off: set[str] = set()
+        self._left_out: set[str] = set()
+        """Who is of no use to the core, and does not come back before everything is healed."""
         self._before = POINTS[swarm.target].before if swarm.target else ""
         self._primed: dict[str, int] = {}
         """Nodes that have died before the point, and in which life, so that the next one comes to it."""
@@ -116,4 +118,5 @@ class Storm:
         """A node's life has ended, whatever the reason: there will be another."""
         rng = stream(self._seed, "restart", node.name, node.lives)
         hurry = self.swarm.target and rng.random() < 0.85
-        self.undo(rng, RESTARTS_MS[0] if hurry else rng.choice(RESTARTS_MS), node.start)
+        delay_ms = rng.randint(*(RESTARTS_MS[0] if hurry else rng.choice(RESTARTS_MS)))
+        self.schedule.after(delay_ms * 1_000, lambda: None if node.name in self._left_out else node.start())
