@@ -301,7 +301,9 @@ class SnapshotReceiver:
                 current.offer = offer  # a leader that was elected again offers in its new term, and the core takes nothing of an old one
             return
         if current is not None and (current.finishing or current.writing):
-            return  # offered again by the leader when this one has failed or is not enough
+            # Said, because a leader that hears nothing waits long before it offers again.
+            self._send(sender, SnapshotDone(offer.id, False, "another snapshot is being received"))
+            return
         if any(file.size < 0 for file in offer.files):
             return
         incoming = _Incoming(sender, offer)

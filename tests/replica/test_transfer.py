@@ -452,3 +452,33 @@ def test_a_full_disk_while_a_snapshot_arrives_fails_only_the_transfer() -> None:
     outcomes = _errors_while_receiving(DiskFull("no space left"))
     assert outcomes.count("raised") <= 2
     assert outcomes.count("again") > 10
+
+
+def test_an_offer_that_comes_while_another_snapshot_is_verified_is_answered() -> None:
+    """A leader whose offer cannot be taken now is told so, and need not wait until its patience is over."""
+    pair = Pair()
+    held: list[Callable[[], None]] = []
+
+    def sends(node: str, frame: object) -> bool:
+        pair.frames.append((node, frame))
+        pair.sent.append(frame)
+        return True
+
+    def background(work: Callable[[], object], done: Callable[[object], None]) -> None:
+        if getattr(work, "__name__", "") == "finish":
+            held.append(lambda: _now(work, done))
+        else:
+            _now(work, done)
+
+    pair.receiver = SnapshotReceiver(pair.states[1], background, sends, lambda m, s: pair.received.append((m, s)), pair.refusals.append)
+    pair.start()
+    pair.deliver()
+    (finish,) = held
+    offer = next(frame for frame in pair.sent if isinstance(frame, SnapshotOffer))
+    pair.receiver.offered("n3", SnapshotOffer("other", offer.message, offer.files))
+    refusal = pair.sent[-1]
+    assert isinstance(refusal, SnapshotDone)
+    assert (refusal.id, refusal.ok) == ("other", False)
+    pair.frames.clear()
+    finish()
+    assert len(pair.received) == 1
