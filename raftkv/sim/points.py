@@ -28,6 +28,7 @@ class Needs(enum.Enum):
     AGAIN = "a directory that is new, and what a crash has left in it"
     ELECTIONS = "elections, or restarts"
     COMPACTION = "a log that is cut"
+    ROTATION = "a segment that is full"
     SNAPSHOT = "a snapshot that is sent"
     ROT_STATE = "a state store that has rotted"
     ROT_STAGED = "a snapshot that has rotted on its way"
@@ -54,10 +55,12 @@ _TABLE: Final[dict[str, tuple[tuple[str, ...], Needs]]] = {
     "data directory": (("sync_directory",), Needs.CREATION),
     "identity": (_REPLACED, Needs.CREATION),
     "identity left over": (("unlink",), Needs.AGAIN),
-    "segment": (("create", "preallocate", "sync", "truncate", "unlink", "rename"), Needs.COMPACTION),
+    "segment": (("create", "preallocate", "sync", "unlink"), Needs.COMPACTION),
+    "full segment": (("truncate",), Needs.ROTATION),
+    "spare segment, begun": (("write", "rename"), Needs.ROTATION),
     "segment header": (("write",), Needs.COMPACTION),
     "segment group": (("write",), Needs.NOTHING),
-    "spare segment": (("create", "preallocate", "write", "sync", "unlink"), Needs.COMPACTION),
+    "spare segment": (("create", "preallocate", "sync", "unlink"), Needs.COMPACTION),
     "log names": (("sync_directory",), Needs.COMPACTION),
     "manifest": (_REPLACED, Needs.COMPACTION),
     "manifest left over": (("unlink",), Needs.AGAIN),
@@ -76,7 +79,8 @@ _TABLE: Final[dict[str, tuple[tuple[str, ...], Needs]]] = {
     "staging": (("mkdir", "sync_directory", "rmdir"), Needs.SNAPSHOT),
     "offer": ((*_REPLACED, "unlink"), Needs.SNAPSHOT),
     "progress": (("create", "write", "unlink"), Needs.SNAPSHOT),
-    "staged data": (("mkdir", "sync_directory", "rmdir"), Needs.SNAPSHOT),
+    "staged data": (("mkdir", "sync_directory"), Needs.SNAPSHOT),
+    "staged data left over": (("rmdir",), Needs.ROT_STAGED),
     "staged file": (("create", "write", "sync"), Needs.SNAPSHOT),
     "rotten staged file": (("truncate",), Needs.ROT_STAGED),
     "staged file left over": (("unlink",), Needs.ROT_STAGED),
@@ -126,6 +130,9 @@ _PLACES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
 
 _SPECIAL: Final[dict[tuple[str, str], str]] = {
     ("unlink", "hard state"): "unfinished hard state",
+    ("truncate", "segment"): "full segment",
+    ("rename", "segment"): "spare segment, begun",
+    ("write", "spare segment"): "spare segment, begun",
     ("mkdir", "log names"): "log directory",
     ("rmdir", "log names"): "unfinished log directory",
     ("unlink", "identity"): "identity left over",
@@ -135,6 +142,7 @@ _SPECIAL: Final[dict[tuple[str, str], str]] = {
     ("rename", "generation"): "installed generation",
     ("rmdir", "generation"): "installed generation",
     ("sync_directory", "generation"): "generation names",
+    ("rmdir", "staged data"): "staged data left over",
     ("truncate", "staged file"): "rotten staged file",
     ("unlink", "staged file"): "staged file left over",
     ("rmdir", "directories of damaged state"): "damaged state",

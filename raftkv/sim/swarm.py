@@ -33,11 +33,12 @@ _TIMES = {
     Needs.NOTHING: 1,
     Needs.ELECTIONS: 1,
     Needs.CREATION: 2,
-    Needs.AGAIN: 3,
+    Needs.AGAIN: 1,
     Needs.COMPACTION: 2,
-    Needs.SNAPSHOT: 4,
+    Needs.ROTATION: 5,
+    Needs.SNAPSHOT: 5,
     Needs.ROT_STATE: 3,
-    Needs.ROT_STAGED: 3,
+    Needs.ROT_STAGED: 6,
 }
 """How often seeds aim at a point: the more often, the less easily such points are reached."""
 
