@@ -395,6 +395,7 @@ class Staging:
 
         Raises:
             Corrupt: a file differs from what was offered, or is not complete; it will be fetched again by the next transfer.
+            StorageError: the disk failed. A file that it would not make durable will be fetched again, too.
         """
         with self._lock:
             self._check_open()
@@ -402,7 +403,7 @@ class Staging:
                 handle = self._open_data(number)
                 try:
                     self._verify(number, info, handle)
-                    handle.sync()
+                    self._make_durable(number, handle)
                 finally:
                     handle.close()
             self._disk.sync_directory(f"{self.path}/data")
@@ -437,10 +438,21 @@ class Staging:
     def _verify(self, number: int, info: FileInfo, handle: File) -> None:
         if handle.size() == info.size and _checksum(handle, 0, info.size) == info.crc:
             return
-        # Emptied, so that after a restart nothing of it passes for verified.
+        self._empty(number, handle)
+        raise Corrupt(f"{self._data_path(number)} differs from what was offered; it will be fetched again")
+
+    def _make_durable(self, number: int, handle: File) -> None:
+        try:
+            handle.sync()
+        except StorageError:
+            # What is seen of it may never be on the disk, and no later sync would tell.
+            self._empty(number, handle)
+            raise
+
+    def _empty(self, number: int, handle: File) -> None:
+        """Begin a file anew: after this nothing of it passes for verified, nor after a restart."""
         handle.truncate(0)
         self._arrived[number] = []
-        raise Corrupt(f"{self._data_path(number)} differs from what was offered; it will be fetched again")
 
     def _note(self, file: int, offset: int, size: int, crc: int) -> None:
         self._progress.write_at(self._progress_bytes, _PROGRESS.pack(file, offset, size, crc))

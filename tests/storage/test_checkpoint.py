@@ -323,6 +323,23 @@ def test_a_chunk_that_differs_is_found_and_fetched_again() -> None:
     assert meta_of(state.install(again)).index == 10
 
 
+def test_a_file_that_the_disk_would_not_make_durable_is_fetched_again() -> None:
+    """After a failed sync what is seen of a staged file may never be on the disk, so the next transfer does not take it for arrived:
+    a power loss after the installation finds the state that was offered. Found by the crash sweep."""
+    checkpoint = leader(10)
+    disk = sim()
+    state = model(disk)
+    staging = state.stage(checkpoint.name, checkpoint.meta, checkpoint.files)
+    transfer(checkpoint, staging)
+    disk.fail_at(disk.operations + 1, StorageError("Input/output error"))
+    with pytest.raises(StorageError, match="Input/output error"):
+        staging.finish()
+    assert disk.history[-2].startswith("sync ")
+    assert meta_of(receive(state, checkpoint)).index == 10
+    disk.crash(Survival.LOST)
+    assert meta_of(model(disk).store).index == 10
+
+
 def test_an_incomplete_snapshot_is_not_finished() -> None:
     """`finish` refuses a snapshot of which something has not arrived."""
     checkpoint = leader(10)
