@@ -125,6 +125,7 @@ class StateDirectory:
         if not disk.exists(path):
             disk.mkdir(path)
             disk.sync_directory(path.rpartition("/")[0])
+        disk.sync_directory(path)  # a process that was killed may have left names that only the running system knows
         self._current = self._load_current()
         self._clean_up()
         self._store = self._open(self._current.generation)
