@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
 import structlog
@@ -21,6 +21,7 @@ from raftkv.raft.ready import Role
 from raftkv.raft.types import Member
 from raftkv.sim.clock import Schedule
 from raftkv.sim.faults import Faults
+from raftkv.sim.model import Model
 from raftkv.sim.network import SimNetwork
 from raftkv.sim.node import SimNode, World
 from raftkv.sim.swarm import Swarm, draw_swarm
@@ -117,7 +118,7 @@ class Cluster:
         self.faults.end()
         self.trace.note("all", "calm")
         self._recover()
-        self._compare()
+        compare_states(self.nodes, self.watch.model)
         self.workload.check()
         return self._outcome()
 
@@ -139,37 +140,10 @@ class Cluster:
 
     def _troubles(self) -> list[str]:
         """What is not as it must be in the end."""
-        troubles = [f"{node.name} is down" for node in self.nodes if not node.alive]
-        if troubles:
-            return troubles
-        rafts = [node.replica.raft for node in self.nodes]
-        if sum(raft.role is Role.LEADER for raft in rafts) != 1:
-            troubles.append(f"roles are {[str(raft.role) for raft in rafts]}")
-        troubles += [f"{raft.node} is fenced: {raft.fenced}" for raft in rafts if raft.fenced is not None]
-        troubles += [f"{raft.node} is suspect up to {raft.suspect}" for raft in rafts if raft.suspect is not None]
-        applied = [node.replica.applied_index for node in self.nodes]
-        last = [raft.last_index for raft in rafts]
-        if len({*applied, *last}) != 1:
-            troubles.append(f"applied are {applied} of {last}")
+        troubles = unsettled(self.nodes)
         if self.workload.waiting:
             troubles.append(f"{self.workload.waiting} requests wait")
-        troubles += [f"the router of {node.name} is not idle" for node in self.nodes if not node.router.idle]
         return troubles
-
-    def _compare(self) -> None:
-        """Every node's state is what the log says."""
-        model = self.watch.model
-        digests = {node.replica.machine.digest for node in self.nodes}
-        if len(digests) != 1:
-            raise Violation("equal states", f"the digests at the end are {sorted(digest.hex() for digest in digests)}")
-        for node in self.nodes:
-            machine = node.replica.machine
-            if machine.clock_ms != model.clock_ms:
-                raise Violation("final state", f"the log's clock is {machine.clock_ms} at {node.name}; the log says {model.clock_ms}")
-            for key in sorted(model.versions):
-                value = machine.read(Get(key))
-                if value != model.value(key):
-                    raise Violation("final state", f"{key!r} is {value!r} at {node.name}; the log says {model.value(key)!r}")
 
     def _outcome(self) -> Outcome:
         model, outcomes = self.watch.model, self.workload.outcomes
@@ -207,7 +181,7 @@ def run_seed(
         Violation: a property does not hold. The message ends with the seed and the last events.
     """
     cluster = Cluster(seed, swarm, node_class, storm_ms)
-    with _recorded(cluster):
+    with recorded(cluster.trace, cluster.world):
         try:
             return cluster.run()
         except Exception as error:
@@ -216,14 +190,51 @@ def run_seed(
             raise Violation(rule, f"{what}\nin seed {seed}, after these events:\n{cluster.trace.text()}") from error
 
 
+def unsettled(nodes: Sequence[SimNode]) -> list[str]:
+    """What keeps the nodes from having recovered: one leads, all have applied the whole log, nobody has anything left to doubt or do."""
+    troubles = [f"{node.name} is down" for node in nodes if not node.alive]
+    if troubles:
+        return troubles
+    rafts = [node.replica.raft for node in nodes]
+    if sum(raft.role is Role.LEADER for raft in rafts) != 1:
+        troubles.append(f"roles are {[str(raft.role) for raft in rafts]}")
+    troubles += [f"{raft.node} is fenced: {raft.fenced}" for raft in rafts if raft.fenced is not None]
+    troubles += [f"{raft.node} is suspect up to {raft.suspect}" for raft in rafts if raft.suspect is not None]
+    applied = [node.replica.applied_index for node in nodes]
+    last = [raft.last_index for raft in rafts]
+    if len({*applied, *last}) != 1:
+        troubles.append(f"applied are {applied} of {last}")
+    troubles += [f"the router of {node.name} is not idle" for node in nodes if not node.router.idle]
+    return troubles
+
+
+def compare_states(nodes: Sequence[SimNode], model: Model) -> None:
+    """Every node's state is what the log says.
+
+    Raises:
+        Violation: it is not.
+    """
+    digests = {node.replica.machine.digest for node in nodes}
+    if len(digests) != 1:
+        raise Violation("equal states", f"the digests at the end are {sorted(digest.hex() for digest in digests)}")
+    for node in nodes:
+        machine = node.replica.machine
+        if machine.clock_ms != model.clock_ms:
+            raise Violation("final state", f"the log's clock is {machine.clock_ms} at {node.name}; the log says {model.clock_ms}")
+        for key in sorted(model.versions):
+            value = machine.read(Get(key))
+            if value != model.value(key):
+                raise Violation("final state", f"{key!r} is {value!r} at {node.name}; the log says {model.value(key)!r}")
+
+
 @contextlib.contextmanager
-def _recorded(cluster: Cluster) -> Iterator[None]:
+def recorded(trace: Trace, world: World) -> Iterator[None]:
     """Let what the product logs go into the trace instead of anywhere else. Global while it lasts, as structlog's settings are."""
 
     def record(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         name = str(event.pop("event"))
-        node = event.pop("node", cluster.world.running)
-        cluster.trace.count(node, name, *(f"{key}={value}" for key, value in event.items()))
+        node = event.pop("node", world.running)
+        trace.count(node, name, *(f"{key}={value}" for key, value in event.items()))
         if name in FORBIDDEN_EVENTS:
             raise Violation("healthy replicas", f"{node} logs {name}: {event}")
         raise structlog.DropEvent

@@ -205,7 +205,7 @@ class SimNode:
             if self._life == life:
                 self.world.watch.looked_at(self)
         except Crashed as error:
-            self.die(Survival.REORDERED if self._rng.random() < 0.5 else Survival.LOST, str(error))
+            self.die(self.fate(opening=False), str(error))
         except Violation:
             raise
         except Exception as error:
@@ -219,7 +219,8 @@ class SimNode:
         if not self.alive:
             return self.wiped or self.doubtful
         raft = self.replica.raft
-        return self.wiped or raft.suspect is not None or raft.fenced is not None
+        rebuilding = self.doubtful and not self.replica.ready_to_serve  # a new state has been accepted, and may not be on the disk
+        return self.wiped or raft.suspect is not None or raft.fenced is not None or rebuilding
 
     # Life and death.
 
@@ -238,7 +239,7 @@ class SimNode:
         try:
             self._open()
         except Crashed as error:
-            self.die(Survival.LOST, str(error))
+            self.die(self.fate(opening=True), str(error))
             return
         except StorageError as error:
             self._fail(error)
@@ -316,6 +317,10 @@ class SimNode:
 
     def _session(self) -> bytes:
         return self._rng.randbytes(16)
+
+    def fate(self, *, opening: bool) -> Survival:
+        """What becomes of what is pending when the machine stops in the middle of an operation; `opening`: at the start of a life."""
+        return Survival.REORDERED if not opening and self._rng.random() < 0.5 else Survival.LOST
 
     def kill(self, *, power: Survival | None = None) -> None:
         """End this life: of the process, or with `power` of the machine."""
