@@ -11,21 +11,23 @@ PYTEST_ARGS ?=
 SEEDS ?= 20
 FIRST ?= 1
 SECONDS ?= 60
+STATES ?= 1000000
 
 FILES := $(shell find raftkv cli benchmarks \( -name '*.py' -o -name 'py.typed' \) | LC_ALL=C sort)
 LIST := $(shell printf '%s\n' $(FILES) | cksum | tr ' ' '-')
 DEPENDENCIES := $(VENV)/dependencies.stamp
 INSTALLED := $(VENV)/installed-$(LIST).stamp
 
-.PHONY: help install demo test lint simulate fuzz bench clean
+.PHONY: help install demo test lint simulate explore sweep fuzz bench clean
 
 help:
 	@echo "make demo      three nodes on this machine: kill the leader, lose a state store, check every acknowledged write"
 	@echo "make test      the test suite"
 	@echo "make lint      ruff and mypy --strict"
-	@echo "make simulate  whole clusters in simulated storms; SEEDS=100 FIRST=1 say which"
 	@echo "make fuzz      changed and broken bytes for everything that reads some; SECONDS=60 for each target"
 	@echo "make simulate  raftkv verify: whole clusters in simulated storms; SEEDS=100 FIRST=1 say which"
+	@echo "make explore   every interleaving of three cores, STATES=1000000 states from each start"
+	@echo "make sweep     a crash and an error in every disk operation of every workload"
 	@echo "make bench     a quick measurement of this machine"
 	@echo "make clean     remove .venv and what was built"
 
@@ -59,6 +61,12 @@ simulate: install
 
 fuzz: install
 	$(BIN)/python -m tests.fuzz --all --seconds $(SECONDS)
+
+explore: install
+	$(BIN)/raftkv verify explore --states $(STATES)
+
+sweep: install
+	$(BIN)/raftkv verify sweep
 
 bench: install
 	$(BIN)/python -m raftkv_bench.smoke

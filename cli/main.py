@@ -15,6 +15,8 @@ from raftkv_cli.node import node
 from raftkv_cli.resp import ErrorReply, Unreachable
 from raftkv_cli.status import status
 from raftkv_cli.verify import verify
+from raftkv_cli.verify_explore import explore
+from raftkv_cli.verify_sweep import sweep
 from raftkv_cli.wal import wal
 
 
@@ -42,3 +44,5 @@ def main() -> None:
 
 for command in (node, cluster, status, leader, wal, verify, demo):
     main.add_command(command)
+for part in (explore, sweep):
+    verify.add_command(part)

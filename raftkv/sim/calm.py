@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from raftkv.kv.string_commands import Get
 from raftkv.sim.clock import Schedule
+from raftkv.sim.model import Model
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Violation
-from raftkv.sim.watch import Watch
 from raftkv.sim.workload import Workload
 
 CALM_MS = 60_000
@@ -26,10 +26,9 @@ WINDING_DOWN_MS = 100
 class Calm:
     """The calm of one cluster."""
 
-    def __init__(self, schedule: Schedule, workload: Workload, watch: Watch) -> None:
+    def __init__(self, schedule: Schedule, workload: Workload) -> None:
         self._schedule = schedule
         self._workload = workload
-        self._watch = watch
 
     def recover(self, nodes: Sequence[SimNode]) -> int:
         """Let time pass until all is well with `nodes`; how long that took, in milliseconds.
@@ -53,42 +52,46 @@ class Calm:
         raise Violation("liveness", f"after {CALM_MS} ms of calm for {names}: {'; '.join(self._troubles(nodes))}")
 
     def _troubles(self, nodes: Sequence[SimNode]) -> list[str]:
-        """What is not as it must be in the end."""
-        troubles = [f"{node.name} is {'in repair' if node.alive else 'down'}" for node in nodes if not node.serves]
-        if troubles:
-            return troubles
-        rafts = [node.replica.raft for node in nodes]
-        if len({(raft.term, raft.leader) for raft in rafts}) != 1 or rafts[0].leader is None:
-            troubles.append(f"roles are {[f'{raft.role} of term {raft.term} under {raft.leader}' for raft in rafts]}")
-        troubles += [f"{raft.node} is fenced: {raft.fenced}" for raft in rafts if raft.fenced is not None]
-        troubles += [f"{raft.node} is suspect up to {raft.suspect}" for raft in rafts if raft.suspect is not None]
-        applied = [node.replica.applied_index for node in nodes]
-        last = [raft.last_index for raft in rafts]
-        if len({*applied, *last}) != 1:
-            troubles.append(f"applied are {applied} of {last}")
-        if len({node.replica.machine.digest for node in nodes}) != 1:
-            troubles.append("the digests differ")
+        troubles = unsettled(nodes)
         waiting = self._workload.waiting(nodes)
-        if waiting:
-            troubles.append(f"{waiting} requests wait")
-        troubles += [f"the router of {node.name} is not idle" for node in nodes if not node.router.idle]
+        return [*troubles, f"{waiting} requests wait"] if waiting else troubles
+
+
+def unsettled(nodes: Sequence[SimNode]) -> list[str]:
+    """What is not as it must be in the end: one leads, all have applied the whole log to the same state, and nobody has anything left to
+    doubt or to do."""
+    troubles = [f"{node.name} is {'in repair' if node.alive else 'down'}" for node in nodes if not node.serves]
+    if troubles:
         return troubles
+    rafts = [node.replica.raft for node in nodes]
+    if len({(raft.term, raft.leader) for raft in rafts}) != 1 or rafts[0].leader is None:
+        troubles.append(f"roles are {[f'{raft.role} of term {raft.term} under {raft.leader}' for raft in rafts]}")
+    troubles += [f"{raft.node} is fenced: {raft.fenced}" for raft in rafts if raft.fenced is not None]
+    troubles += [f"{raft.node} is suspect up to {raft.suspect}" for raft in rafts if raft.suspect is not None]
+    applied = [node.replica.applied_index for node in nodes]
+    last = [raft.last_index for raft in rafts]
+    if len({*applied, *last}) != 1:
+        troubles.append(f"applied are {applied} of {last}")
+    if len({node.replica.machine.digest for node in nodes}) != 1:
+        troubles.append("the digests differ")
+    troubles += [f"the router of {node.name} is not idle" for node in nodes if not node.router.idle]
+    return troubles
 
-    def compare(self, nodes: Sequence[SimNode]) -> None:
-        """Every node's state is what the log says.
 
-        Raises:
-            Violation: it is not.
-        """
-        model = self._watch.model
-        digests = {node.replica.machine.digest for node in nodes}
-        if len(digests) != 1:
-            raise Violation("equal states", f"the digests at the end are {sorted(digest.hex() for digest in digests)}")
-        for node in nodes:
-            machine = node.replica.machine
-            if machine.clock_ms != model.clock_ms:
-                raise Violation("final state", f"the log's clock is {machine.clock_ms} at {node.name}; the log says {model.clock_ms}")
-            for key in sorted(model.versions):
-                value = machine.read(Get(key))
-                if value != model.value(key):
-                    raise Violation("final state", f"{key!r} is {value!r} at {node.name}; the log says {model.value(key)!r}")
+def compare_states(nodes: Sequence[SimNode], model: Model) -> None:
+    """Every node's state is what the log says.
+
+    Raises:
+        Violation: it is not.
+    """
+    digests = {node.replica.machine.digest for node in nodes}
+    if len(digests) != 1:
+        raise Violation("equal states", f"the digests at the end are {sorted(digest.hex() for digest in digests)}")
+    for node in nodes:
+        machine = node.replica.machine
+        if machine.clock_ms != model.clock_ms:
+            raise Violation("final state", f"the log's clock is {machine.clock_ms} at {node.name}; the log says {model.clock_ms}")
+        for key in sorted(model.versions):
+            value = machine.read(Get(key))
+            if value != model.value(key):
+                raise Violation("final state", f"{key!r} is {value!r} at {node.name}; the log says {model.value(key)!r}")

@@ -15,7 +15,7 @@ import structlog
 from msgspec import Struct
 
 from raftkv.raft.types import Member
-from raftkv.sim.calm import Calm
+from raftkv.sim.calm import Calm, compare_states
 from raftkv.sim.clock import Schedule
 from raftkv.sim.faults import MESSAGE_FAULTS, Faults
 from raftkv.sim.network import SimNetwork
@@ -145,7 +145,7 @@ class Cluster:
         storm_ms = self.swarm.storm_ms if self.cut.storm_ms is None else min(self.cut.storm_ms, self.swarm.storm_ms)
         self.schedule.run_until(self.schedule.now_us + storm_ms * 1_000)
         core = self.faults.end(self.watch.formed)
-        calm = Calm(self.schedule, self.workload, self.watch)
+        calm = Calm(self.schedule, self.workload)
         self.trace.note("all", "CALM", "for the core", " ".join(node.name for node in core))
         first_ms = calm.recover(core)
         if len(core) < len(self.nodes):
@@ -153,7 +153,7 @@ class Cluster:
             self.faults.heal()
             first_ms = max(first_ms, calm.recover(self.nodes))
         self.recovery_ms = first_ms
-        calm.compare(self.nodes)
+        compare_states(self.nodes, self.watch.model)
         self.workload.check()
         return self._outcome()
 

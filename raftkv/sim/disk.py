@@ -428,11 +428,12 @@ class SimDisk:
         error = self._errors.pop(self.operations, None)
         if error is not None:
             raise error
-        if grown > 0 and self.capacity_bytes is not None and self._used() + grown > self.capacity_bytes:
-            raise DiskFull(f"no space left to {kind} {path}")
+        full = grown > 0 and self.capacity_bytes is not None and self._used() + grown > self.capacity_bytes
         survival = self.ask_crash(kind, path, offset) if self.ask_crash is not None else None
         crashing = survival is not None or self.operations == self._crash_at
-        if not crashing or not kind.startswith("sync"):
+        if full and not crashing:
+            raise DiskFull(f"no space left to {kind} {path}")
+        if not full and not (crashing and kind.startswith("sync")):
             change()
         if crashing:
             self._down = True

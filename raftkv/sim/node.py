@@ -415,6 +415,10 @@ class SimNode:
     def _session(self) -> bytes:
         return self._rng.randbytes(16)
 
+    def fate(self) -> Survival:
+        """What becomes of what is pending when the machine stops in the middle of an operation, where nothing else says so."""
+        return Survival.REORDERED if self._rng.random() < 0.5 else Survival.LOST
+
     def kill(self, *, power: Survival | None = None) -> None:
         """End this life: of the process, or with `power` of the machine."""
         if self.alive:
@@ -424,8 +428,7 @@ class SimNode:
         """It died in the middle of an operation of its disk."""
         self.world.trace.points[self._point] += 1
         self.world.watch.probes.crashes(self._point)
-        survival = crash.survival or (Survival.REORDERED if self._rng.random() < 0.5 else Survival.LOST)
-        self.die(survival, f"at {self._point}, {crash}")
+        self.die(crash.survival or self.fate(), f"at {self._point}, {crash}")
 
     def die(self, survival: Survival, reason: str) -> None:
         """The node is gone. `survival` says what becomes of what was not durable."""

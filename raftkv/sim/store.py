@@ -81,7 +81,7 @@ class ModelStore(ModelView):
         self._rng = rng
         self._refusals = refusals
         disk.mkdir(path)
-        disk.sync_directory(path)  # a process that died here may have left a name that is seen and not durable
+        disk.sync_directory(path)  # RocksDB does that, too, when it begins a manifest at each start: a name may not be durable yet
         self._flushed = _load(disk, f"{path}/{ROWS_FILE}")
         self._unflushed: list[tuple[Writes, tuple[tuple[bytes, bytes], ...]]] = []
         super().__init__(dict(self._flushed), sorted(self._flushed))
