@@ -84,9 +84,10 @@ class Storm:
         return len(impaired | {victim.name}) <= (len(self.nodes) - 1) // 2
 
     def survival(self, node: SimNode, rng: random.Random) -> Survival:
-        """What becomes of what is not durable when the power of `node` fails."""
+        """What becomes of what is not durable when the power of `node` fails. A log may end so that nobody can judge it only when the
+        cluster has formed: until then it needs every node, and a node that doubts its log does not vote."""
         kinds = [Survival.LOST, Survival.REORDERED]
-        if self.may_impair(node):
+        if node.world.watch.formed and self.may_impair(node):
             kinds.append(Survival.TORN)
         return rng.choice(kinds)
 
