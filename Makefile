@@ -12,13 +12,14 @@ SEEDS ?= 20
 FIRST ?= 1
 SECONDS ?= 60
 STATES ?= 1000000
+TORTURE_FIRST ?= $(shell date +%s)
 
 FILES := $(shell find raftkv cli benchmarks \( -name '*.py' -o -name 'py.typed' \) | LC_ALL=C sort)
 LIST := $(shell printf '%s\n' $(FILES) | cksum | tr ' ' '-')
 DEPENDENCIES := $(VENV)/dependencies.stamp
 INSTALLED := $(VENV)/installed-$(LIST).stamp
 
-.PHONY: help install demo test lint simulate explore sweep fuzz bench clean
+.PHONY: help install demo test lint simulate explore sweep fuzz torture bench clean
 
 help:
 	@echo "make demo      three nodes on this machine: kill the leader, lose a state store, check every acknowledged write"
@@ -28,6 +29,7 @@ help:
 	@echo "make simulate  raftkv verify: whole clusters in simulated storms; SEEDS=100 FIRST=1 say which"
 	@echo "make explore   every interleaving of three cores, STATES=1000000 states from each start"
 	@echo "make sweep     a crash and an error in every disk operation of every workload"
+	@echo "make torture   all of these proofs at length, about an hour; TORTURE_FIRST says with which seeds"
 	@echo "make bench     a quick measurement of this machine"
 	@echo "make clean     remove .venv and what was built"
 
@@ -67,6 +69,14 @@ explore: install
 
 sweep: install
 	$(BIN)/raftkv verify sweep
+
+torture: install
+	$(BIN)/raftkv verify --suite --jobs 2 --first $(TORTURE_FIRST)
+	$(BIN)/python -m tests.mutants --jobs 2
+	$(BIN)/raftkv verify sweep
+	$(BIN)/raftkv verify rot
+	$(BIN)/raftkv verify explore --from start --states $(STATES)
+	$(BIN)/raftkv chaos --runs 40
 
 bench: install
 	$(BIN)/python -m raftkv_bench.smoke

@@ -16,6 +16,7 @@ from raftkv_cli.resp import ErrorReply, Unreachable
 from raftkv_cli.status import status
 from raftkv_cli.verify import verify
 from raftkv_cli.verify_explore import explore
+from raftkv_cli.verify_rot import rot
 from raftkv_cli.verify_sweep import sweep
 from raftkv_cli.wal import wal
 
@@ -44,5 +45,5 @@ def main() -> None:
 
 for command in (node, cluster, status, leader, wal, verify, demo):
     main.add_command(command)
-for part in (explore, sweep):
+for part in (explore, rot, sweep):
     verify.add_command(part)
