@@ -12,21 +12,26 @@ SEEDS ?= 20
 FIRST ?= 1
 SECONDS ?= 60
 RUNS ?= 1
+STATES ?= 1000000
+TORTURE_FIRST ?= $(shell date +%s)
 
 FILES := $(shell find raftkv cli benchmarks \( -name '*.py' -o -name 'py.typed' \) | LC_ALL=C sort)
 LIST := $(shell printf '%s\n' $(FILES) | cksum | tr ' ' '-')
 DEPENDENCIES := $(VENV)/dependencies.stamp
 INSTALLED := $(VENV)/installed-$(LIST).stamp
 
-.PHONY: help install demo test lint simulate chaos fuzz bench clean
+.PHONY: help install demo test lint simulate explore sweep chaos fuzz torture bench clean
 
 help:
 	@echo "make demo      three nodes on this machine: kill the leader, lose a state store, check every acknowledged write"
 	@echo "make test      the test suite"
 	@echo "make lint      ruff and mypy --strict"
-	@echo "make simulate  whole clusters in simulated storms; SEEDS=100 FIRST=1 say which"
-	@echo "make chaos     clusters of real processes, tortured; RUNS=3 says how many"
 	@echo "make fuzz      changed and broken bytes for everything that reads some; SECONDS=60 for each target"
+	@echo "make simulate  raftkv verify: whole clusters in simulated storms; SEEDS=100 FIRST=1 say which"
+	@echo "make explore   every interleaving of three cores, STATES=1000000 states from each start"
+	@echo "make sweep     a crash and an error in every disk operation of every workload"
+	@echo "make chaos     clusters of real processes, tortured; RUNS=3 says how many"
+	@echo "make torture   all of these proofs at length, about an hour; TORTURE_FIRST says with which seeds"
 	@echo "make bench     a quick measurement of this machine"
 	@echo "make clean     remove .venv and what was built"
 
@@ -56,13 +61,27 @@ lint: install
 	$(BIN)/mypy -p raftkv -p raftkv_cli -p raftkv_bench -p tests
 
 simulate: install
-	$(BIN)/python -m raftkv.sim --seeds $(SEEDS) --first $(FIRST)
+	$(BIN)/raftkv verify --jobs 2 --seeds $(SEEDS) --first $(FIRST)
 
 chaos: install
 	$(BIN)/raftkv chaos --runs $(RUNS)
 
 fuzz: install
 	$(BIN)/python -m tests.fuzz --all --seconds $(SECONDS)
+
+explore: install
+	$(BIN)/raftkv verify explore --states $(STATES)
+
+sweep: install
+	$(BIN)/raftkv verify sweep
+
+torture: install
+	$(BIN)/raftkv verify --suite --jobs 2 --first $(TORTURE_FIRST)
+	$(BIN)/python -m tests.mutants --jobs 2
+	$(BIN)/raftkv verify sweep
+	$(BIN)/raftkv verify rot
+	$(BIN)/raftkv verify explore --from start --states $(STATES)
+	$(BIN)/raftkv chaos --runs 40
 
 bench: install
 	$(BIN)/python -m raftkv_bench.smoke

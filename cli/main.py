@@ -15,6 +15,10 @@ from raftkv_cli.leader import leader
 from raftkv_cli.node import node
 from raftkv_cli.resp import ErrorReply, Unreachable
 from raftkv_cli.status import status
+from raftkv_cli.verify import verify
+from raftkv_cli.verify_explore import explore
+from raftkv_cli.verify_rot import rot
+from raftkv_cli.verify_sweep import sweep
 from raftkv_cli.wal import wal
 
 
@@ -40,5 +44,7 @@ def main() -> None:
     """
 
 
-for command in (node, cluster, status, leader, wal, demo, chaos):
+for command in (node, cluster, status, leader, wal, verify, demo, chaos):
     main.add_command(command)
+for part in (explore, rot, sweep):
+    verify.add_command(part)

@@ -124,9 +124,10 @@ def _inspect_segment(
         if header is None or found is not HeaderFound.SOUND:
             return before, None, Problem(path, 0, f"the header of the segment is {found.value}")
         is_newest = entry is manifest.segments[-1]
-        scan = Scan(file, header, entry.capacity if is_newest else entry.end)
+        recorded = None if is_newest else (entry.number, entry.checksum)
+        scan = Scan(file, header, entry.capacity if is_newest else entry.end, recorded)
         report = _report(path, entry, scan)
-        damage = None if scan.position == entry.end and not is_newest else scan.tail().damage
+        damage = scan.rotten or (None if scan.position == entry.end and not is_newest else scan.tail().damage)
         problem = None if damage is None else Problem(path, damage.offset, damage.what)
         return scan, report, problem
     except StorageError as error:

@@ -14,7 +14,8 @@
     ├── StorageError            the disk did not do what it must; the node stops
     │   ├── DiskFull            no space left; writes are refused, reads go on
     │   ├── Corrupt             a file does not hold what was written
-    │   │   └── StateDamaged    it is the state store, which is set aside and fetched from another node
+    │   │   ├── StateDamaged    it is the state store, which is set aside and fetched from another node
+    │   │   └── Rotten          it is entries in the middle of the log, which another node may still have
     │   └── DirectoryInUse      another process holds the data directory
     └── InvariantBroken         a bug: the node stops with a dump rather than go on
 
@@ -90,6 +91,10 @@ class UnknownFormat(StorageError):
 
 class StateDamaged(Corrupt):
     """The state store does not hold what was written. It can be had again: from the log, or from another node."""
+
+
+class Rotten(Corrupt):
+    """Entries that the log needs are not as they were written, all around them is. They can be had again from a node that has them."""
 
 
 class DirectoryInUse(StorageError):

@@ -28,7 +28,7 @@ from typing import cast
 import structlog
 from msgspec import Struct
 
-from raftkv.codec.peer import Fence, Health, SnapshotChunk, SnapshotDone, SnapshotOffer, SnapshotWant
+from raftkv.codec.peer import EntriesFound, Fence, Health, SnapshotChunk, SnapshotDone, SnapshotOffer, SnapshotWant
 from raftkv.divergence import DivergenceWatch
 from raftkv.errors import Busy, DiskFull, InvariantBroken, Unavailable
 from raftkv.kv.command import Command
@@ -119,6 +119,8 @@ class Replica:
         self._listener: Listener | None = None
         self._unpersisted: deque[Ready] = deque()
         self._to_apply: deque[Entry] = deque()
+        self._apply_room = 0
+        """What is left of APPLY_BYTES in this turn."""
         self._installing: Ready | None = None
         self._installed = False
         self._staged: Staging | None = None
@@ -128,6 +130,8 @@ class Replica:
         self._flushed_size = 0
         self._store_failed = False
         self._reopening = False
+        self._closed = False
+        """The store of `machine` has been closed to be opened again, which may fail as long as there is no space."""
         self._install_waits: Callable[[], None] | None = None
         self._fence_due: str | None = None
         self._fence_not_before = 0
@@ -171,7 +175,7 @@ class Replica:
     def ready_to_serve(self) -> bool:
         """False while the state is being rebuilt: no read may be served from it."""
         rebuilding = self.raft.fenced is not None or self.raft.snapshot_pending or self._installing is not None
-        return not rebuilding and not self._reopening
+        return not rebuilding and not self._closed
 
     @property
     def applied_index(self) -> Index:
@@ -245,7 +249,7 @@ class Replica:
 
     def _is_live(self, machine: KvMachine) -> bool:
         """Whether `machine` is the state machine, and is not being replaced: otherwise its store may be closed under it."""
-        return self.machine is machine and self._installing is None and not self._reopening
+        return self.machine is machine and self._installing is None and not self._closed
 
     # What happens to the replica.
 
@@ -285,6 +289,9 @@ class Replica:
             case SnapshotDone():
                 self._sender.done(sender, value)
                 self._receiver.stopped(sender, value)
+            case EntriesFound():
+                # An answer that was on its way when the repair ended.
+                self.raft.dropped["answer to a repair that has ended"] += 1
             case InstallSnapshot():
                 # Only the receiver hands this on, when the files are here.
                 self.raft.dropped["snapshot without files"] += 1
@@ -327,6 +334,7 @@ class Replica:
             StorageError: the disk failed; the node must stop.
             InvariantBroken: a bug; the node must stop.
         """
+        self._apply_room = APPLY_BYTES
         if self._installing is not None:
             if not self._installed:
                 return
@@ -380,8 +388,10 @@ class Replica:
             if message.to == self.node:
                 self.raft.step(message)
             elif isinstance(message, InstallSnapshot):
-                if self.raft.fenced is None:  # else it was asked for before this node knew that its state is wrong
+                if self.ready_to_serve:
                     self._sender.start(message)
+                else:  # there is no state to send at present; the core asks again
+                    self.raft.snapshot_finished(message.to, False)
             else:
                 self._shell.send(message.to, message)
 
@@ -396,6 +406,8 @@ class Replica:
 
     def _role_changed(self, change: RoleChange, now_ms: int) -> None:
         self.events.info("role_changed", role=str(change.role), term=change.term, leader=change.leader)
+        if change.role is Role.LEADER and self.raft.fenced is not None:
+            self.events.warning("leading_without_state", reason=self.raft.fenced)
         if change.role is not Role.LEADER:
             self._sender.stop_all()
             self._alarm = None
@@ -403,15 +415,15 @@ class Replica:
 
     def _apply(self, now_ms: int) -> None:
         """Apply what waits, as much as one turn of the event loop should: a node that catches up also has to hear its peers and to
-        answer them. A store that cannot keep up or has no space leaves the rest waiting, in order."""
-        if not self._to_apply or self._store_failed:
+        answer them. A store that cannot keep up or has no space leaves the rest waiting, in order. When the core has taken a snapshot,
+        what waits is part of it."""
+        if not self._to_apply or self._store_failed or self.raft.snapshot_pending:
             return
-        room = APPLY_BYTES
         try:
-            while self._to_apply and room > 0:
+            while self._to_apply and self._apply_room > 0:
                 groups = apply_entry(self.machine, self._to_apply[0], self.events)
                 entry = self._to_apply.popleft()
-                room -= len(entry.payload) + APPLY_OVERHEAD_BYTES
+                self._apply_room -= len(entry.payload) + APPLY_OVERHEAD_BYTES
                 self._tell.applied(entry.index, groups, now_ms)
             if self._to_apply:
                 self._shell.wake()
@@ -450,7 +462,7 @@ class Replica:
 
     def _reopen(self) -> None:
         """There is space again: open the store as it was at its last flush, and replay the log up to where the core believes it is."""
-        self._reopening = True
+        self._reopening = self._closed = True
         target = self.raft.applied_index
 
         def work() -> KvMachine:
@@ -474,7 +486,7 @@ class Replica:
             if isinstance(result, BaseException):
                 raise result
             self.machine = result
-            self._store_failed = False
+            self._store_failed = self._closed = False
             self.events.info("store_reopened", applied=result.applied_index)
             self._shell.wake()
 
@@ -518,7 +530,7 @@ class Replica:
                     f"the snapshot at {meta.index} (term {meta.term}) holds a state at {result.applied_index} (term {result.applied_term})"
                 )
             self.machine = result
-            self._store_failed = False
+            self._store_failed = self._closed = False
             self._installed = True
             self._shell.wake()
 
@@ -548,12 +560,21 @@ class Replica:
         size = self._log.size_bytes
         compact = size > self._settings.compact_bytes or entries > self._settings.compact_entries
         flush = abs(size - self._flushed_size) > self._settings.compact_bytes // 4
-        impossible = entries < 2 or self._compacting or not self.ready_to_serve or self._store_failed
-        if impossible or not (compact or flush) or self._ticks < self._flush_not_before:
-            return
-        self._compacting = True
+        if (compact or flush) and self._ticks >= self._flush_not_before:
+            self._flush(size, compact)
+
+    def compact(self) -> None:
+        """Flush the state and cut the log now, whatever its size, if there is anything to cut."""
+        self._flush(self._log.size_bytes, True)
+
+    def _flush(self, size: int, compact: bool) -> None:
+        """Flush the state when the log has `size` bytes and, if it is to `compact`, cut the log behind it."""
+        begin = self.raft.log.begin.index
         machine = self.machine
         durable = machine.applied_index
+        if durable - begin < 2 or self._compacting or not self.ready_to_serve or self._store_failed:
+            return
+        self._compacting = True
 
         def flushed(result: object) -> None:
             self._compacting = False

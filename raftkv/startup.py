@@ -13,6 +13,9 @@ between begin and end, terms differ   the log begins anew after the state
 after the log's end                   the log begins anew after the state
 ====================================  ==================================================================================
 
+Before that, a log with rotten entries that the state holds begins after the state (`forget_rot`), and with others it is repaired
+(`raftkv.repair`).
+
 The last two are right because a state holds only committed entries: it stands for the log up to its applied index, and an entry of
 another term there was never committed. They happen when a crash fell between the switch to an installed snapshot and the reset of the
 log, or when the last group of the log was lost after it had been applied.
@@ -25,8 +28,9 @@ import enum
 from raftkv.kv.machine import KvMachine, read_position
 from raftkv.kv.store import Rows
 from raftkv.raft.membership import decode_configuration
-from raftkv.raft.types import Configuration, Index, Member, SnapshotMeta, Stored, Term
+from raftkv.raft.types import Configuration, Index, Member, NodeId, SnapshotMeta, Stored, Term
 from raftkv.storage.identity import Identity
+from raftkv.storage.rotten import RottenLog
 from raftkv.storage.wal import LogWrite, RecoveredLog, Wal
 
 
@@ -67,6 +71,25 @@ def snapshot_meta_of(rows: Rows) -> SnapshotMeta:
     position = read_position(rows)
     configuration = Configuration() if position.configuration is None else decode_configuration(position.configuration)
     return SnapshotMeta(position.index, position.term, configuration)
+
+
+def forget_rot(log: RottenLog, machine: KvMachine, fenced: str | None) -> None:
+    """Let a rotten log begin after the state, if that holds rotten entries: what is in the state needs no repair. A state that is
+    known to be wrong (`fenced` says why) holds nothing.
+
+    Raises:
+        StorageError: the log could not be changed.
+    """
+    if fenced is None and any(rotten.index <= machine.applied_index for rotten in log.needed):
+        position = machine.position
+        configuration = log.begin.configuration if position.configuration is None else decode_configuration(position.configuration)
+        log.begin_after(SnapshotMeta(machine.applied_index, machine.applied_term, configuration))
+
+
+def other_members(log: RottenLog, identity: Identity) -> dict[NodeId, str]:
+    """The peer addresses of the members that can be asked for entries of a rotten log, as far as what is intact of it tells."""
+    configuration = log.configuration if log.configuration.members else bootstrap_configuration(identity.members)
+    return {member.id: member.peer_address for member in configuration.members if member.id != identity.node}
 
 
 def stored_state(identity: Identity, wal: Wal, machine: KvMachine, fenced: str | None) -> Stored:

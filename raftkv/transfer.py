@@ -87,6 +87,8 @@ class SnapshotSender:
         self._checkpoint: StateCheckpoint | None = None
         self._making = False
         self._distrusted = False  # what is being made is not to be sent
+        self._doubted = False
+        """A peer could not use the checkpoint: perhaps it has rotted, so it is not offered again."""
         self._keep_ms = 0
         self._events = structlog.get_logger("raftkv")
 
@@ -103,7 +105,7 @@ class SnapshotSender:
             return
         transfer = _Outgoing(message)
         self._outgoing[message.to] = transfer
-        if self._checkpoint is not None and self._checkpoint.meta.index >= message.snapshot.index:
+        if self._checkpoint is not None and not self._doubted and self._checkpoint.meta.index >= message.snapshot.index:
             self._offer(transfer, self._checkpoint)
         elif not self._making:
             self._make()
@@ -124,6 +126,7 @@ class SnapshotSender:
         transfer = self._outgoing.get(peer)
         if transfer is not None and transfer.checkpoint is not None and transfer.checkpoint.name == done.id:
             self._events.info("snapshot_sent", to=peer, ok=done.ok, reason=done.reason, index=transfer.checkpoint.meta.index)
+            self._doubted |= not done.ok and transfer.checkpoint is self._checkpoint
             self._end(peer, done.ok)
 
     def peer_lost(self, peer: NodeId) -> None:
@@ -176,6 +179,7 @@ class SnapshotSender:
                 self._make()
             return
         old, self._checkpoint = self._checkpoint, result
+        self._doubted = False
         if old is not None and not any(transfer.checkpoint is old for transfer in self._outgoing.values()):
             self._background(old.discard, _raise_error)
         for _, transfer in sorted(self._outgoing.items()):
@@ -214,7 +218,7 @@ class SnapshotSender:
 
     def _end(self, peer: NodeId, ok: bool) -> None:
         if self._outgoing.pop(peer, None) is not None:
-            self._keep_ms = 0 if ok else KEEP_MS
+            self._keep_ms = 0 if ok or self._doubted else KEEP_MS
             self._finished(peer, ok)
             self._release()
 
@@ -297,7 +301,9 @@ class SnapshotReceiver:
                 current.offer = offer  # a leader that was elected again offers in its new term, and the core takes nothing of an old one
             return
         if current is not None and (current.finishing or current.writing):
-            return  # offered again by the leader when this one has failed or is not enough
+            # Said, because a leader that hears nothing waits long before it offers again.
+            self._send(sender, SnapshotDone(offer.id, False, "another snapshot is being received"))
+            return
         if any(file.size < 0 for file in offer.files):
             return
         incoming = _Incoming(sender, offer)

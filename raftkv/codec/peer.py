@@ -10,6 +10,7 @@ business. `stream_of` says which values may overtake which.
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated
 
 import msgspec
@@ -19,7 +20,7 @@ from raftkv.codec.frames import Stream
 from raftkv.errors import ProtocolError
 from raftkv.kv.batch import Group
 from raftkv.raft.messages import Append, InstallSnapshot, Message
-from raftkv.raft.types import Index, NodeId
+from raftkv.raft.types import Entry, EntryId, Index, NodeId
 
 Natural = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Checksum = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
@@ -148,6 +149,44 @@ class Transfer(Struct, frozen=True, array_like=True, tag=43):
     to: Annotated[str, Meta(max_length=255)]
 
 
+class EntriesWant(Struct, frozen=True, array_like=True, tag=44):
+    """My log is rotten. Give me these entries, whatever your role, whether they are committed or not, if your log holds them.
+
+    Each is named by index and term. A term of 0 is not known: then it is the entry of that index in any log that holds `anchor`. `id` is
+    the asker's.
+    """
+
+    id: Natural
+    anchor: EntryId
+    entries: Annotated[tuple[EntryId, ...], Meta(max_length=256)]
+
+
+class Lack(enum.IntEnum):
+    """Why entries are not given."""
+
+    NONE = 0
+    """They are given, or were not asked for."""
+    NOT_HELD = 1
+    """My log does not hold them."""
+    FORGOTTEN = 2
+    """My log begins later."""
+    ROTTEN = 3
+    """They are rotten here, too."""
+
+
+class EntriesFound(Struct, frozen=True, array_like=True, tag=45):
+    """Some of the entries that the `EntriesWant` of the same `id` asked for; `lack` says why others are not here.
+
+    `leads`: the sender leads in `term`, so it holds everything that was committed in earlier terms.
+    """
+
+    id: Natural
+    entries: Annotated[tuple[Entry, ...], Meta(max_length=256)]
+    lack: Lack
+    leads: bool
+    term: Natural
+
+
 ShellValue = (
     ForwardWrites
     | WritesRefused
@@ -161,6 +200,8 @@ ShellValue = (
     | SnapshotChunk
     | SnapshotDone
     | Transfer
+    | EntriesWant
+    | EntriesFound
 )
 
 Value = Message | ShellValue
@@ -169,7 +210,7 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Value] = msgspec.msgpack.Decoder(Value)
 
 # What can be large, or must keep its order with that. An Append without entries must not overtake the appends before it.
-_BULK = (Append, InstallSnapshot, ForwardWrites, ForwardReads, ReadAnswers, SnapshotOffer, SnapshotChunk)
+_BULK = (Append, InstallSnapshot, ForwardWrites, ForwardReads, ReadAnswers, SnapshotOffer, SnapshotChunk, EntriesFound)
 
 
 def stream_of(value: Value) -> Stream:

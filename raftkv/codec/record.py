@@ -159,6 +159,20 @@ class Damage(Struct, frozen=True):
     after: EntryId | None = None
 
 
+class Surveyed(Struct, frozen=True, gc=False):
+    """What is known of one record of a group that is not sound.
+
+    `record` is the record if it is sound. Else it is rotten: `header` is its header if that is sound, and if not, `index` is what the
+    records around it leave for it, `term` the term if they leave but one, and `offset` only an offset of its own where it may lie.
+    """
+
+    offset: int
+    index: int
+    term: int | None
+    header: RecordHeader | None = None
+    record: Record | None = None
+
+
 def encode_segment_header(header: SegmentHeader) -> bytes:
     """The first `SEGMENT_HEADER_BYTES` of a segment file."""
     data = _SEGMENT.pack(
@@ -321,6 +335,62 @@ def decode_group(segment: int, offset: int, head: GroupHead, data: bytes) -> tup
     if (_TRAILER_MAGIC, checksum) != _TRAILER.unpack_from(data, end):
         return located, 0, Damage(offset + end, "the group does not match its checksum", after=last)
     return located, checksum, None
+
+
+def survey_group(segment: int, offset: int, head: GroupHead, data: bytes) -> list[Surveyed] | None:
+    """What is known of each record of the group whose bytes are `data` and which `decode_group` found not to be sound.
+
+    None if it cannot be told which entry each record is. Where headers are lost, the records around them, the number of records and
+    the last entry must leave exactly one row of indices for them.
+    """
+    end = len(data) - TRAILER_BYTES
+    if head.body_bytes % ALIGNMENT or len(data) != GROUP_BYTES + head.body_bytes or end < GROUP_BYTES:
+        return None
+    found = _sound_headers(segment, offset, head.count, data, end)
+    lost = head.count - len(found)
+    gaps = [0]  # how many records are lost before each of those that were found, and after them
+    ends = [GROUP_BYTES, *(position + RECORD_BYTES + _padded(header.length) for position, header in found)]
+    for (_, header), (position, later), stop in zip(found, found[1:], ends[1:], strict=False):
+        gaps.append(later.index - header.index - 1 if position > stop else 0)
+    if found:
+        gaps.append(head.last.index - found[-1][1].index)
+    gaps[0] = lost - sum(gaps)
+    last = head.last if not found or gaps[-1] else EntryId(found[-1][1].index, found[-1][1].term)
+    if last != head.last or min(gaps) < 0:
+        return None
+    records: list[Surveyed] = []
+    places: list[tuple[int, RecordHeader | None]] = [*found, (end, None)]
+    for number, (count, begin, (position, after)) in enumerate(zip(gaps, ends, places, strict=True)):
+        first = (after.index if after is not None else head.last.index + 1) - count
+        if count * RECORD_BYTES > position - begin or (position > begin and after is not None and not count) or first < 1:
+            return None
+        terms = (found[number - 1][1].term if number else None, after.term if after is not None else head.last.term)
+        for place in range(count):
+            is_last = after is None and place == count - 1
+            term = terms[1] if is_last or terms[0] == terms[1] else None
+            records.append(Surveyed(offset + begin + 8 * place, first + place, term))
+        if after is not None:
+            payload = data[position + RECORD_BYTES : position + RECORD_BYTES + after.length]
+            sound = google_crc32c.value(payload) == after.payload_crc
+            record = Record(after.type, after.kind, after.index, after.term, payload) if sound else None
+            records.append(Surveyed(offset + position, after.index, after.term, after, record))
+    return records
+
+
+def _sound_headers(segment: int, offset: int, count: int, data: bytes, end: int) -> list[tuple[int, RecordHeader]]:
+    """The sound headers of records in a group, with their places in `data`. After one that is not sound the next may begin at any
+    multiple of 8."""
+    found: list[tuple[int, RecordHeader]] = []
+    position = GROUP_BYTES
+    while len(found) < count and position + RECORD_BYTES <= end:
+        if data[position + _TYPE_AT] in (RecordType.ENTRY, RecordType.RESET):  # worth a checksum
+            header = decode_record_header(segment, offset + position, data[position : position + RECORD_BYTES])
+            if header is not None and _padded(header.length) <= end - position - RECORD_BYTES:
+                found.append((position, header))
+                position += RECORD_BYTES + _padded(header.length)
+                continue
+        position += 8
+    return found
 
 
 def missing_piece(offset: int, head: GroupHead, data: bytes) -> bool:

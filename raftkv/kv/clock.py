@@ -8,7 +8,8 @@ a leader whose clock is a year ahead must not let everything expire. Therefore:
   forward to what a majority agrees has been reached (a whole cluster may have been down for a day). One clock that is ahead cannot
   do that alone; one that is behind does not prevent it.
 * The clock never goes back. If the log is ahead of all clocks, it goes on from where it is: time never stands still.
-* A log without any stamp has nothing that could expire, so its first leader may begin with its own wall clock.
+* A log without any stamp begins with what a majority agrees on, if that is known, else with the leader's own wall clock. (A new leader
+  may see no stamp only because it has not applied yet what the leader before it stamped: its own clock must not decide then.)
 
 No clock is read here: all readings are arguments.
 """
@@ -27,6 +28,8 @@ class LogClock:
         self._base_mono_ms = 0
         self._last_ms = 0
         self._settled = False
+        self._fresh = False
+        """The log has no stamp, as far as this leader has applied it, and none was made since."""
 
     def observe(self, node: str, wall_ms: int, mono_ms: int) -> None:
         """The wall clock of `node` showed `wall_ms` when this node's monotonic clock showed `mono_ms`."""
@@ -38,6 +41,7 @@ class LogClock:
 
     def start(self, log_ms: int, mono_ms: int) -> None:
         """This node leads from now on, and the log's clock shows `log_ms`."""
+        self._fresh = log_ms == 0
         if log_ms == 0 and self._node in self._offsets:
             log_ms = self._offsets[self._node] + mono_ms
         self._base_ms = self._last_ms = max(log_ms, 0)
@@ -59,8 +63,10 @@ class LogClock:
         if not self._settled and len(self._offsets) >= majority > 0:
             self._settled = True
             reached_ms = sorted(self._offsets.values(), reverse=True)[majority - 1] + mono_ms
-            if reached_ms > now_ms:
+            if reached_ms > now_ms or self._fresh:
                 self._base_ms += reached_ms - now_ms
+                self._last_ms = min(self._last_ms, reached_ms)
                 now_ms = reached_ms
+        self._fresh = False
         self._last_ms = max(self._last_ms, now_ms)
         return self._last_ms

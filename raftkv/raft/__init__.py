@@ -44,8 +44,10 @@ What always holds
 What a node does when it doubts itself
     *Suspect*: the end of its log was unreadable, so it may have acknowledged what it no longer has. It follows and stores, and neither
     votes, campaigns nor counts, until a leader has brought it past everything that was committed. *Fenced*: its state machine is lost or
-    wrong. It logs, votes and counts, and neither applies nor campaigns until a snapshot has replaced the state. *A disk that hangs*: a
-    leader steps down, and nobody campaigns on it.
+    wrong. It logs, votes and counts, and does not apply until a snapshot has replaced the state. It campaigns only as a last resort, when
+    nobody has led for so long that its log may be the only one with everything that was committed; as a leader it takes no proposals and
+    sends no snapshots, brings the others up to date, and hands over to the first that has a state. *A disk that hangs*: a leader steps
+    down, and nobody campaigns on it.
 
 Caveats
     Membership does not change yet: the core obeys any configuration entry, and nothing proposes one after the first. Lease reads trust that

@@ -80,21 +80,19 @@ class PreCandidate(_Campaign):
         self._insistent = insistent
 
     def start(self) -> None:
-        """Ask everybody, this node included."""
-        self._ask()
+        """Ask everybody, this node included. What was answered before counts no more: a majority has to be without the leader at the
+        same time."""
+        raft = self._raft
+        self._votes.clear()
+        for voter in sorted(raft.view.voting):
+            raft.send(PreVote(raft.node, voter, raft.term, raft.incarnation, raft.term + 1, raft.log.last, raft.log.last_term))
 
     def tick(self) -> None:
-        """The timeout. Until then, if insistent, ask those again who have not answered."""
+        """The timeout. Until then, if insistent, ask again with each heartbeat's time."""
         later = self._elapsed + 1
         if self._insistent and later < self._timeout and later % self._raft.config.heartbeat_ticks == 0:
-            self._ask()
+            self.start()
         super().tick()
-
-    def _ask(self) -> None:
-        raft = self._raft
-        for voter in sorted(raft.view.voting):
-            if voter not in self._votes:
-                raft.send(PreVote(raft.node, voter, raft.term, raft.incarnation, raft.term + 1, raft.log.last, raft.log.last_term))
 
     def step(self, message: Message) -> None:
         """Handle a message of this term."""

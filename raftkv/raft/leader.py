@@ -4,6 +4,9 @@ It commits only entries of its own term by counting (paper, section 5.4.2); what
 anybody else, by an acknowledgement that leaves after its own disk has the entry, so its followers may be faster than it. It steps down
 when it does not hear from a quorum for an election timeout (CheckQuorum, thesis section 6.2) or when its disk hangs.
 
+A fenced leader was elected because nobody else could be. It has the log and no state: it takes no proposals, sends no snapshots, and
+hands over to the first voter that has caught up.
+
 Appends are made when a Ready is taken (`flush`), so that all that was proposed since the last one shares a message.
 """
 
@@ -54,6 +57,8 @@ class Leader:
         self._ticks = 0
         self._transfer: NodeId | None = None
         self._transfer_ticks = 0
+        self._successor: NodeId = ""  # whom a fenced leader has asked last
+        self._stateless: set[NodeId] = set()  # who has asked a fenced leader for a snapshot
         self._dirty = True
 
     @property
@@ -85,7 +90,8 @@ class Leader:
     # Time.
 
     def tick(self) -> None:
-        """Heartbeats, the check for a quorum, the end of a transfer that takes too long, and the watch on the own disk."""
+        """Heartbeats, the check for a quorum, the end of a transfer that takes too long, the wish to hand over when fenced, and the watch
+        on the own disk."""
         raft = self._raft
         self._ticks += 1
         if raft.disk_hangs:
@@ -98,6 +104,8 @@ class Leader:
             self._transfer_ticks += 1
             if self._transfer_ticks >= raft.config.election_ticks:
                 self._transfer = None
+        if raft.fenced is not None:
+            self._give_way()
         if self._ticks % raft.config.heartbeat_ticks == 0:
             self._begin_round()
 
@@ -118,6 +126,8 @@ class Leader:
         raft = self._raft
         if self._transfer is not None:
             raise Busy(f"leadership is being handed to {self._transfer}")
+        if raft.fenced is not None:
+            raise Busy(f"the leader has no state and hands over as soon as it can: {raft.fenced}")
         if self._uncommitted_bytes and self._uncommitted_bytes + len(payload) > raft.config.max_uncommitted_bytes:
             raise Busy(f"{self._uncommitted_bytes} bytes wait to be committed; the bound is {raft.config.max_uncommitted_bytes}")
         entry = raft.append(EntryKind.BATCH, payload)
@@ -151,6 +161,8 @@ class Leader:
             self._heartbeat_answered(message, progress)
         elif type(message) is AppendRejected:
             self._rejected(message, progress)
+        elif type(message) is SnapshotRequest and raft.fenced is not None:
+            self._stateless.add(message.sender)
         elif type(message) is SnapshotRequest:
             raft.send(InstallSnapshot(raft.node, message.sender, raft.term, raft.incarnation, raft.log.begin))
         else:
@@ -290,6 +302,20 @@ class Leader:
         self._dirty = True
         self._hand_over()
 
+    def _give_way(self) -> None:
+        """Hand over to a voter that has caught up and has a state; when it does not take over in time, to the next one."""
+        if self._transfer is not None:
+            return
+        raft = self._raft
+        able = [
+            peer
+            for peer, progress in self.peers.items()
+            if peer in raft.view.voting and progress.counts and progress.match == raft.log.last and peer not in self._stateless
+        ]
+        if able:
+            self._successor = min(able, key=lambda peer: (peer <= self._successor, peer))
+            self.transfer(self._successor)
+
     def _hand_over(self) -> None:
         raft = self._raft
         progress = self.peers.get(self._transfer) if self._transfer is not None else None
@@ -304,7 +330,8 @@ class Leader:
             self._dirty = True
 
     def peer_lost(self, peer: NodeId) -> None:
-        """What was on its way to `peer` is lost: find out anew where the logs meet."""
+        """What was on its way to `peer` is lost: find out anew where the logs meet, and what state the peer has when it returns."""
+        self._stateless.discard(peer)
         progress = self.peers.get(peer)
         if progress is not None and progress.state is REPLICATE:
             progress.probe(progress.match + 1)
@@ -373,8 +400,8 @@ class Leader:
 
     def _snapshot(self, peer: NodeId, progress: Progress) -> None:
         raft = self._raft
-        if not progress.recently_active:
-            return  # it could not receive one now
+        if not progress.recently_active or raft.fenced is not None:
+            return  # it could not receive one now, or there is none to send
         progress.snapshot(raft.log.begin.index)
         raft.send(InstallSnapshot(raft.node, peer, raft.term, raft.incarnation, raft.log.begin))
 

@@ -50,6 +50,9 @@ from raftkv.raft.types import (
 _CONFIGURATION: Final = EntryKind.CONFIGURATION
 _FROM_LEADER = (Append, Heartbeat, InstallSnapshot)
 
+LAST_RESORT_TIMEOUTS: Final = 4
+"""How many least election timeouts nobody must have led before a fenced node campaigns: by then everybody else has tried twice."""
+
 
 class Raft:
     """One node's part in one Raft group.
@@ -81,6 +84,8 @@ class Raft:
         # Whom this node promised what before it was started is forgotten, unless it never was in a term.
         self._promised_until = config.election_ticks if stored.hard_state.term else 0
         self._fenced: str | None = stored.fenced
+        self._last_led = 0
+        """The tick at which somebody was last known to lead."""
         self._number = 0
         self._messages: list[Message] = []
         self._after_persist: list[Message] = []
@@ -174,15 +179,23 @@ class Raft:
 
     @property
     def may_campaign(self) -> bool:
-        """Whether this node could lead: it votes, is the one that the configuration means, and has no doubt about itself."""
+        """Whether this node could lead: it votes, is the one that the configuration means, and has no doubt about itself. A fenced node
+        may only when nobody else seems to be electable."""
         return (
             self.node in self.view.voting
             and self.view.knows(self.node, self.incarnation)
             and self._suspect is None
-            and self._fenced is None
+            and (self._fenced is None or self._is_last_resort)
             and self._snapshot is None
             and not self.disk_hangs
         )
+
+    @property
+    def _is_last_resort(self) -> bool:
+        """Whether others have campaigned in vain, so that this node may be the only one with everything that is committed: it can bring
+        another node up to date, and hand over to it (HAZARDS 45)."""
+        silence = self.ticks - self._last_led
+        return silence >= LAST_RESORT_TIMEOUTS * self.config.election_ticks and len(self.view.voting) > 1
 
     def progress(self) -> dict[NodeId, PeerProgress]:
         """What the leader knows of each peer; empty on other nodes."""
@@ -540,6 +553,7 @@ class Raft:
                 raise InvariantBroken(f"{message.sender} and {self._role.leader} both lead term {self._term}")
             self.become_follower(self._term, message.sender)
         self._promised_until = self.ticks + self.config.election_ticks
+        self._last_led = self.ticks
         self._role.step(message)
 
     # Transitions.
@@ -551,6 +565,8 @@ class Raft:
         if term > self._term:
             self._term = term
             self._vote = None
+        if isinstance(self._role, Leader):
+            self._last_led = self.ticks
         lost = self._role.lost if isinstance(self._role, Follower) and self._role.leader is None else False
         self._role = Follower(self, leader)
         if lost and leader is None:

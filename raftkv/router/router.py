@@ -63,8 +63,8 @@ class Router:
         reply: takes the replies of a connection.
         clock: makes the leader's stamps.
         new_session: draws another session.
+        wake: asks for a `flush` soon; without it what was held back would stay.
         facts: what INFO and ROLE tell about the node.
-        wake: asks for a `flush` soon.
         operations: does what an operator asks, where there is one.
     """
 
@@ -77,8 +77,8 @@ class Router:
         reply: ReplyPort,
         clock: ClockPort,
         new_session: Callable[[], bytes],
+        wake: Callable[[], None],
         facts: Callable[[], NodeFacts] = NodeFacts,
-        wake: Callable[[], None] = lambda: None,
         operations: OperationsPort | None = None,
     ) -> None:
         self._replica = replica

@@ -139,7 +139,7 @@ class OwnWrites:
 
     @property
     def crowded(self) -> bool:
-        """Whether several clients write at a time, and what they have queued does not fill a group yet."""
+        """Whether writes have been coming in several runs at a time, as from several clients, and do not fill a group yet."""
         return (len(self._runs) > 1 or self._last_runs > 1) and len(self._commands) < self._settings.group_commands
 
     @property

@@ -23,6 +23,8 @@ import structlog
 
 from raftkv.codec.handshake import Hello
 from raftkv.codec.peer import (
+    EntriesFound,
+    EntriesWant,
     ForwardReads,
     ForwardWrites,
     Health,
@@ -32,12 +34,23 @@ from raftkv.codec.peer import (
     Value,
     WritesRefused,
 )
-from raftkv.errors import InvalidRequest, InvalidSettings, InvariantBroken, RaftkvError, Refused, StateDamaged, StorageError, Unavailable
+from raftkv.errors import (
+    InvalidRequest,
+    InvalidSettings,
+    InvariantBroken,
+    RaftkvError,
+    Refused,
+    Rotten,
+    StateDamaged,
+    StorageError,
+    Unavailable,
+)
 from raftkv.kv.clock import LogClock
 from raftkv.kv.machine import KvMachine
 from raftkv.raft import Raft, Role
 from raftkv.raft.config import Config
 from raftkv.raft.types import Member, NodeId
+from raftkv.repair import answer
 from raftkv.replica import Replica, ReplicaSettings
 from raftkv.router.ports import RouterSettings
 from raftkv.router.router import Router
@@ -46,13 +59,15 @@ from raftkv.server.clients import ClientServer
 from raftkv.server.input import when_input_ends
 from raftkv.server.logging import configure_logging
 from raftkv.server.peers import Facts, PeerNetwork
+from raftkv.server.repairing import RepairPhase
 from raftkv.server.settings import Address, NodeSettings
 from raftkv.server.status import Reporter
-from raftkv.startup import snapshot_meta_of, stored_state
+from raftkv.startup import forget_rot, other_members, snapshot_meta_of, stored_state
 from raftkv.storage.checkpoint import StateDirectory
 from raftkv.storage.damage import damage, note_damage, set_aside
 from raftkv.storage.disk import OsDisk
 from raftkv.storage.identity import Identity, cluster_id, create_identity, draw_incarnation, load_identity
+from raftkv.storage.rotten import RottenLog
 from raftkv.storage.store import RocksEngine
 from raftkv.storage.wal import Wal, WalSettings
 from raftkv.storage.writer import LogThread
@@ -68,7 +83,7 @@ RESERVE_BYTES = 48 << 20
 """Free space below which a leader refuses writes: enough for what the state has in memory; the log takes the space of its next segment
 ahead."""
 
-SEGMENT_BYTES = 32 << 20
+WAL_SETTINGS = WalSettings(segment_bytes=32 << 20)
 _FOR_ROUTER = (ForwardWrites, WritesRefused, ForwardReads, ReadAnswers, ReadsRefused)
 
 
@@ -132,6 +147,9 @@ class Node:
                 self._loop.add_signal_handler(name, self._stop.set)
         if self._settings.stop_at_end_of_input:
             when_input_ends(self._input_ended)
+        if not await self._open_log():
+            self._events.info("node_stopped")
+            return 0 if self._failure is None else 1
         self._open()
         try:
             await self._listen()
@@ -147,19 +165,75 @@ class Node:
         self._events.info("node_stopped")
         return 0
 
-    def _open(self) -> None:
+    async def _open_log(self) -> bool:
+        """Open the log and find out who this node is; False if the node is to stop before a rotten log is repaired."""
         settings = self._settings
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        disk = OsDisk(settings.data_dir)
-        self._wal = Wal.open(disk, WalSettings(segment_bytes=SEGMENT_BYTES))
+        self._disk = disk = OsDisk(settings.data_dir)
+        try:
+            self._wal = Wal.open(disk, WAL_SETTINGS)
+        except Rotten as rotten:
+            if not await self._repair(rotten):
+                return False
+            self._wal = Wal.open(disk, WAL_SETTINGS)
+        for what in self._wal.passed:
+            self._events.warning("rot_ignored", what=what)
         identity = load_identity(disk)
         if identity is None:
             identity = create_identity(disk, self._new_identity())
             self._events.info("node_created", cluster=identity.cluster_name, incarnation=identity.incarnation)
-        elif identity.node != settings.name:
+        self._identity = self._own(identity)
+        return True
+
+    async def _repair(self, rotten: Rotten) -> bool:
+        """Have the rotten log repaired with the other members; False if the node is to stop before that.
+
+        Raises:
+            Rotten: there is nobody to ask.
+        """
+        identity = load_identity(self._disk)
+        if identity is None:
+            raise rotten
+        self._own(identity)
+        log = RottenLog.open(self._disk, WAL_SETTINGS)
+        state, machine = self._open_state(self._disk)
+        try:
+            forget_rot(log, machine, state.fenced)
+        finally:
+            state.close()
+        members = other_members(log, identity)
+        if not log.needed or not members:
+            log.close()
+            if log.needed:
+                raise rotten
+            return True
+        phase = RepairPhase(self._settings, identity.cluster_name, self._facts(identity), members, log, self._stop)
+        return await phase.run()
+
+    def _own(self, identity: Identity) -> Identity:
+        """`identity`, if it is this node's.
+
+        Raises:
+            InvalidSettings: it is another node's.
+        """
+        settings = self._settings
+        if identity.node != settings.name:
             raise InvalidSettings(f"{settings.data_dir} belongs to node {identity.node}; --name says {settings.name}")
-        self._identity = identity
-        self._disk = disk
+        return identity
+
+    def _facts(self, identity: Identity) -> Facts:
+        return Facts(
+            cluster_id=identity.cluster_id,
+            node=identity.node,
+            incarnation=identity.incarnation,
+            boot=time.time_ns(),
+            client_address=str(self._settings.client_address),
+            peer_address=str(self._settings.peer_address),
+        )
+
+    def _open(self) -> None:
+        settings, identity = self._settings, self._identity
+        disk = self._disk
         state, machine = self._open_state(disk)
         self._state = state
         stored = stored_state(identity, self._wal, machine, state.fenced)
@@ -230,14 +304,7 @@ class Node:
         self._clock = LogClock(identity.node)
         self._clients = ClientServer(limits, monotonic_ms, self.wake)
         self._network = PeerNetwork(
-            Facts(
-                cluster_id=identity.cluster_id,
-                node=identity.node,
-                incarnation=identity.incarnation,
-                boot=time.time_ns(),
-                client_address=str(settings.client_address),
-                peer_address=str(settings.peer_address),
-            ),
+            self._facts(identity),
             settings.secret or b"",
             self._received,
             self._peer_connected,
@@ -256,8 +323,8 @@ class Node:
             self._clients.reply,
             self._clock,
             lambda: secrets.token_bytes(16),
-            self._reporter.facts,
             self.wake,
+            self._reporter.facts,
             _Operations(self),
         )
         self._replica.attach(self._router)
@@ -369,8 +436,14 @@ class Node:
             self._loop.call_soon_threadsafe(self._stop.set)
 
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        error = context.get("exception")
-        self._fail(error if isinstance(error, BaseException) else RuntimeError(str(context.get("message"))))
+        found = context.get("exception")
+        error = found if isinstance(found, BaseException) else RuntimeError(str(context.get("message")))
+        if hasattr(self, "_replica"):
+            self._fail(error)
+        else:  # while the log is being repaired
+            self._failure = error
+            self._events.critical("node_failed", kind=type(error).__name__, reason=str(error), exc_info=error)
+            self._stop.set()
 
     # What the replica asks of its surroundings.
 
@@ -421,12 +494,26 @@ class Node:
         self._pass_time(now_ms)
         if isinstance(value, _FOR_ROUTER):
             self._router.received(node, value, now_ms)
+        elif isinstance(value, EntriesWant):
+            self._answer(node, value)
         elif isinstance(value, Transfer):
             with contextlib.suppress(Refused, InvalidRequest):  # who asked sees that nothing changed
                 self.transfer_here(value.to or None)
         else:
             self._replica.receive(node, value)
         self.wake()
+
+    def _answer(self, node: NodeId, want: EntriesWant) -> None:
+        """A node whose log is rotten asks for entries."""
+        raft = self._replica.raft
+        leads, term = raft.role is Role.LEADER, raft.term
+
+        def answered(result: EntriesFound | BaseException) -> None:
+            if isinstance(result, BaseException):
+                raise result
+            self.send(node, result)
+
+        self.background(lambda: answer(self._wal, want, leads=leads, term=term), answered)
 
     def _heard(self, node: NodeId, health: Health) -> None:
         self._clock.observe(node, health.wall_ms, monotonic_ms())

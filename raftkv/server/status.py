@@ -30,6 +30,8 @@ from raftkv.storage.identity import Identity
 from raftkv.storage.wal import Wal
 from raftkv.storage.writer import LogThread
 
+REPAIRING = "repairing"
+"""The role that a node tells whose log is being repaired: its core does not run."""
 TELL_AGAIN_MS = 1_000
 """How often a node tells what has not changed: its clock goes with it."""
 
@@ -147,7 +149,7 @@ class Reporter:
         committed = max(health.committed, self._replica.raft.committed)
         return NodeStatus(
             name=node,
-            role="fenced" if health.fenced is not None else health.role,
+            role="fenced" if health.fenced is not None and health.role != REPAIRING else health.role,
             pid=health.process_id,
             client=health.client_address,
             peer=health.peer_address,

@@ -1,8 +1,7 @@
 """A simulated cluster and what a seed does with it: a storm in which only safety is demanded, then a calm in which it must recover.
 
-The calm: every link works, every node runs, every disk is prompt. Within a bounded time there must be a leader, every node must have
-applied the same log to the same state and must have nothing left to doubt, every request must have its reply, and a write and a read
-at each node must succeed. Then the state of every node is compared with what the log says.
+The calm has two parts (`sim.faults`, `sim.calm`): a core of healthy nodes must recover by itself, whatever the others do, and then, when
+everything is healed, all of them. In the end the state of every node is compared with what the log says.
 """
 
 from __future__ import annotations
@@ -14,29 +13,27 @@ from typing import Any
 
 import structlog
 from msgspec import Struct
-from msgspec.structs import replace
 
-from raftkv.kv.string_commands import Get
-from raftkv.raft.ready import Role
 from raftkv.raft.types import Member
+from raftkv.sim.calm import Calm, compare_states
 from raftkv.sim.clock import Schedule
-from raftkv.sim.faults import Faults
+from raftkv.sim.faults import MESSAGE_FAULTS, Faults
 from raftkv.sim.network import SimNetwork
-from raftkv.sim.node import SimNode, World
+from raftkv.sim.node import SimNode
+from raftkv.sim.plan import Cut, Firing, draw_plan, stream
 from raftkv.sim.swarm import Swarm, draw_swarm
 from raftkv.sim.trace import Trace, Violation
 from raftkv.sim.watch import Watch
 from raftkv.sim.workload import Workload
+from raftkv.sim.world import World
 
 FORMING_MS = 3_000
-CALM_MS = 60_000
-"""Simulated time within which a cluster must have recovered."""
 
 FORBIDDEN_EVENTS = {"replicas_differ", "command_failed"}
 """What the product logs when replicas have parted or a command has a bug: nothing that is simulated here excuses it."""
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class Outcome(Struct, frozen=True, kw_only=True, tag="outcome"):
     """What a seed came to."""
 
     seed: int
@@ -44,35 +41,56 @@ class Outcome(Struct, frozen=True, kw_only=True):
     events: int
     simulated_ms: int
     recovery_ms: int
-    """How long the calm lasted until everything was well."""
+    """How long the calm lasted until everything was well: of a majority, or of all nodes, whichever took longer."""
     entries: int
     commands: int
     repeated: int
     """Commands that were in the log again."""
     acknowledged: int
+    acknowledged_writes: int
     refused: int
     unknown: int
     counts: dict[str, int]
-    """Named events of the product, faults, and what the network did."""
+    """Named events of the product, and what else the network did."""
+    faults: dict[str, int]
+    """Faults by kind."""
+    points: dict[str, int]
+    """How often a node died at each failure point."""
+    hazards: dict[int, int]
+    """How often the situation of each hazard arose."""
     state: str
     """The digest of the state at the end, in hexadecimal."""
     trace: str
     """The hash of all events."""
 
 
+class Run(Struct, frozen=True, kw_only=True):
+    """How to run a seed: all of it, unless something else is said.
+
+    Args:
+        swarm: instead of the one that the seed draws.
+        node_class: instead of `SimNode`: for tests that break a node on purpose.
+        cut: leaves faults out.
+        whole_trace: keep all events in words, not only the last.
+    """
+
+    swarm: Swarm | None = None
+    node_class: type[SimNode] = SimNode
+    cut: Cut = Cut()
+    whole_trace: bool = False
+
+
 class Cluster:
     """The nodes of one seed, with everything around them."""
 
-    def __init__(
-        self, seed: int, swarm: Swarm | None = None, node_class: type[SimNode] = SimNode, storm_ms: int | None = None
-    ) -> None:
-        rng = random.Random(seed)
-        drawn = draw_swarm(rng)
+    def __init__(self, seed: int, run: Run) -> None:
         self.seed = seed
-        self.swarm = swarm or (drawn if storm_ms is None else replace(drawn, storm_ms=storm_ms))
+        self.swarm = run.swarm or draw_swarm(seed, stream(seed, "swarm"))
+        self.cut = run.cut
+        rng = stream(seed, "cluster")
         self.schedule = Schedule()
-        self.trace = Trace(self.schedule)
-        self.watch = Watch(self.trace)
+        self.trace = Trace(self.schedule, None if run.whole_trace else 250)
+        self.watch = Watch(self.trace, self.schedule)
         names = tuple(f"n{number}" for number in range(1, self.swarm.nodes + 1))
         self.network = SimNetwork(self.schedule, random.Random(rng.getrandbits(64)), names)
         self.world = World(
@@ -84,19 +102,29 @@ class Cluster:
             members=tuple(Member(name, 0, f"{name}:7000") for name in names),
         )
         self.workload = Workload(self.swarm.load, self.schedule, self.trace, self.watch, random.Random(rng.getrandbits(64)))
-        self.nodes = [node_class(name, self.world, self.workload, random.Random(rng.getrandbits(64))) for name in names]
+        self.nodes = [run.node_class(name, self.world, self.workload, random.Random(rng.getrandbits(64))) for name in names]
         for node, rate, offset_ms in zip(self.nodes, self.swarm.clock_rates, self.swarm.wall_offsets_ms, strict=True):
-            node.rate, node.wall_offset_ms = rate, offset_ms
-        self.faults = Faults(self.swarm, self.schedule, self.network, self.nodes, self.trace, random.Random(rng.getrandbits(64)))
-        for node in self.nodes:
-            node.died = self.faults.died
+            node.clock_rate, node.wall_offset_ms = rate, offset_ms
+        probes = self.watch.probes
+        self.faults = Faults(seed, self.swarm, self.schedule, self.network, self.nodes, self.trace, probes)
         self.workload.nodes = self
         self.recovery_ms = 0
+        self.storm_began_ms = 0
+        by_name = {node.name: node for node in self.nodes}
+        probes.is_alive = lambda name: by_name[name].alive
+        probes.is_sending = lambda name: by_name[name].replica._sender.floor is not None
+        self.watch.middle_ms = lambda: sorted(node.wall_offset_ms for node in self.nodes)[len(self.nodes) // 2]
+        self.network.overtakes = probes.overtakes
 
     @property
     def running(self) -> list[SimNode]:
-        """The nodes that are up."""
-        return [node for node in self.nodes if node.alive]
+        """The nodes that are up, and take part."""
+        return [node for node in self.nodes if node.serves]
+
+    @property
+    def firings(self) -> tuple[Firing, ...]:
+        """The faults of the storm."""
+        return self.cut.of(draw_plan(self.seed, self.swarm.rates, self.swarm.storm_ms))
 
     # The phases.
 
@@ -112,68 +140,27 @@ class Cluster:
         if self.swarm.formed:
             while self.schedule.now_us < FORMING_MS * 1_000 and not self.watch.formed:
                 self.schedule.step()
-        self.faults.begin()
-        self.schedule.run_until(self.schedule.now_us + self.swarm.storm_ms * 1_000)
-        self.faults.end()
-        self.trace.note("all", "calm")
-        self._recover()
-        self._compare()
+        self.storm_began_ms = self.schedule.now_us // 1_000
+        self.faults.begin(self.firings)
+        storm_ms = self.swarm.storm_ms if self.cut.storm_ms is None else min(self.cut.storm_ms, self.swarm.storm_ms)
+        self.schedule.run_until(self.schedule.now_us + storm_ms * 1_000)
+        core = self.faults.end(self.watch.formed)
+        calm = Calm(self.schedule, self.workload)
+        self.trace.note("all", "CALM", "for the core", " ".join(node.name for node in core))
+        first_ms = calm.recover(core)
+        if len(core) < len(self.nodes):
+            self.trace.note("all", "CALM", "for all")
+            self.faults.heal()
+            first_ms = max(first_ms, calm.recover(self.nodes))
+        self.recovery_ms = first_ms
+        compare_states(self.nodes, self.watch.model)
         self.workload.check()
         return self._outcome()
 
-    def _recover(self) -> None:
-        begin_us = self.schedule.now_us
-        asked = False
-        while self.schedule.now_us - begin_us < CALM_MS * 1_000:
-            self.schedule.run_until(self.schedule.now_us + 50_000)
-            if self.schedule.now_us - begin_us > 100_000:
-                self.workload.stop()
-            if not self._troubles():
-                if asked:
-                    self.recovery_ms = (self.schedule.now_us - begin_us) // 1_000
-                    return
-                asked = True
-                for number, node in enumerate(self.nodes):
-                    self.workload.probe(node, number)
-        raise Violation("liveness", f"after {CALM_MS} ms of calm: {'; '.join(self._troubles())}")
-
-    def _troubles(self) -> list[str]:
-        """What is not as it must be in the end."""
-        troubles = [f"{node.name} is down" for node in self.nodes if not node.alive]
-        if troubles:
-            return troubles
-        rafts = [node.replica.raft for node in self.nodes]
-        if sum(raft.role is Role.LEADER for raft in rafts) != 1:
-            troubles.append(f"roles are {[str(raft.role) for raft in rafts]}")
-        troubles += [f"{raft.node} is fenced: {raft.fenced}" for raft in rafts if raft.fenced is not None]
-        troubles += [f"{raft.node} is suspect up to {raft.suspect}" for raft in rafts if raft.suspect is not None]
-        applied = [node.replica.applied_index for node in self.nodes]
-        last = [raft.last_index for raft in rafts]
-        if len({*applied, *last}) != 1:
-            troubles.append(f"applied are {applied} of {last}")
-        if self.workload.waiting:
-            troubles.append(f"{self.workload.waiting} requests wait")
-        troubles += [f"the router of {node.name} is not idle" for node in self.nodes if not node.router.idle]
-        return troubles
-
-    def _compare(self) -> None:
-        """Every node's state is what the log says."""
-        model = self.watch.model
-        digests = {node.replica.machine.digest for node in self.nodes}
-        if len(digests) != 1:
-            raise Violation("equal states", f"the digests at the end are {sorted(digest.hex() for digest in digests)}")
-        for node in self.nodes:
-            machine = node.replica.machine
-            if machine.clock_ms != model.clock_ms:
-                raise Violation("final state", f"the log's clock is {machine.clock_ms} at {node.name}; the log says {model.clock_ms}")
-            for key in sorted(model.versions):
-                value = machine.read(Get(key))
-                if value != model.value(key):
-                    raise Violation("final state", f"{key!r} is {value!r} at {node.name}; the log says {model.value(key)!r}")
-
     def _outcome(self) -> Outcome:
-        model, outcomes = self.watch.model, self.workload.outcomes
-        counts = dict(sorted((self.trace.counts + self.network.fired).items()))
+        model, outcomes, fired = self.watch.model, self.workload.outcomes, self.network.fired
+        faults = dict(self.trace.faults) | {kind: fired[kind] for kind in MESSAGE_FAULTS if fired[kind]}
+        counts = self.trace.counts + type(fired)({kind: count for kind, count in fired.items() if kind not in MESSAGE_FAULTS})
         return Outcome(
             seed=self.seed,
             nodes=len(self.nodes),
@@ -184,46 +171,52 @@ class Cluster:
             commands=model.commands,
             repeated=model.repeated,
             acknowledged=outcomes["acknowledged"],
+            acknowledged_writes=outcomes["acknowledged writes"],
             refused=outcomes["refused"],
             unknown=outcomes["unknown"],
-            counts=counts,
+            counts=dict(sorted(counts.items())),
+            faults=dict(sorted(faults.items())),
+            points=dict(sorted(self.trace.points.items())),
+            hazards=dict(sorted((self.watch.probes.hits + type(self.watch.probes.hits)({23: model.repeated})).items())),
             state=self.nodes[0].replica.machine.digest.hex(),
             trace=self.trace.digest(),
         )
 
 
-def run_seed(
-    seed: int, *, swarm: Swarm | None = None, node_class: type[SimNode] = SimNode, storm_ms: int | None = None
-) -> Outcome:
-    """Simulate `seed`.
+def simulate(cluster: Cluster) -> Outcome | Violation:
+    """Run `cluster`, and return what came of it: a `Violation` when a property does not hold, or when something fails that must not."""
+    with recorded(cluster.trace, cluster.world):
+        try:
+            return cluster.run()
+        except Violation as violation:
+            return violation
+        except Exception as error:
+            failed = Violation("no failure", f"{type(error).__name__}: {error}")
+            failed.__cause__ = error
+            return failed
 
-    Args:
-        seed: decides everything.
-        swarm: instead of the one that the seed draws.
-        node_class: instead of `SimNode`: for tests that break a node on purpose.
-        storm_ms: how long the storm lasts, instead of what the seed draws.
+
+def run_seed(seed: int, run: Run | None = None) -> Outcome:
+    """Simulate `seed`.
 
     Raises:
         Violation: a property does not hold. The message ends with the seed and the last events.
     """
-    cluster = Cluster(seed, swarm, node_class, storm_ms)
-    with _recorded(cluster):
-        try:
-            return cluster.run()
-        except Exception as error:
-            rule = error.rule if isinstance(error, Violation) else "no failure"
-            what = str(error).removeprefix(f"{rule}: ") if isinstance(error, Violation) else f"{type(error).__name__}: {error}"
-            raise Violation(rule, f"{what}\nin seed {seed}, after these events:\n{cluster.trace.text()}") from error
+    cluster = Cluster(seed, run or Run())
+    result = simulate(cluster)
+    if isinstance(result, Violation):
+        raise Violation(result.rule, f"{result.what}\nin seed {seed}, after these events:\n{cluster.trace.text()}") from result
+    return result
 
 
 @contextlib.contextmanager
-def _recorded(cluster: Cluster) -> Iterator[None]:
+def recorded(trace: Trace, world: World) -> Iterator[None]:
     """Let what the product logs go into the trace instead of anywhere else. Global while it lasts, as structlog's settings are."""
 
     def record(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         name = str(event.pop("event"))
-        node = event.pop("node", cluster.world.running)
-        cluster.trace.count(node, name, *(f"{key}={value}" for key, value in event.items()))
+        node = event.pop("node", world.running)
+        trace.count(node, name, *(f"{key}={value}" for key, value in event.items()))
         if name in FORBIDDEN_EVENTS:
             raise Violation("healthy replicas", f"{node} logs {name}: {event}")
         raise structlog.DropEvent

@@ -25,7 +25,14 @@ SECTOR_BYTES = 512
 
 
 class Crashed(BaseException):
-    """The machine stopped in the middle of an operation. Not an `Exception`: no program can handle its own crash."""
+    """The machine stopped in the middle of an operation. Not an `Exception`: no program can handle its own crash.
+
+    `survival` is what was planned for what was pending; None leaves it to who owns the disk.
+    """
+
+    def __init__(self, what: str, survival: Survival | None = None) -> None:
+        super().__init__(what)
+        self.survival = survival
 
 
 class Survival(enum.Enum):
@@ -130,7 +137,8 @@ class SimFile:
     def write_at(self, offset: int, data: bytes) -> None:
         self._check()
         grown = max(0, offset + len(data) - len(self._file.seen))
-        self._disk.operate("write", self._path, grown, lambda: self._disk.change_file(self._file, _Change(offset, bytes(data))))
+        change = _Change(offset, bytes(data))
+        self._disk.operate("write", self._path, grown, lambda: self._disk.change_file(self._file, change), offset)
 
     def read_at(self, offset: int, length: int) -> bytes:
         self._check()
@@ -195,6 +203,9 @@ class SimDisk:
         """What each counted operation was, for messages of tests."""
         self.before_operation: Callable[[str, str], None] | None = None
         """Called with the kind and path of each operation that changes something, before it happens."""
+        self.ask_crash: Callable[[str, str, int], Survival | None] | None = None
+        """Asked with the kind, path and offset of each such operation: is this where the machine stops, and what survives? The offset
+        of a sync is that of the newest write that it would make durable."""
         self._rng = rng
         self._root = _Directory()
         self._naming: list[_Naming] = []
@@ -202,6 +213,7 @@ class SimDisk:
         self._crash_at: int | None = None
         self._errors: dict[int, StorageError] = {}
         self._read_errors: set[str] = set()
+        self._next_read_error: StorageError | None = None
         self._down = False
 
     # Faults.
@@ -215,10 +227,15 @@ class SimDisk:
         """Raise `error` in operation number `operation`. A failed sync drops what was pending; other operations have no effect."""
         self._errors[operation] = error
 
+    def fail_next_read(self, error: StorageError) -> None:
+        """Raise `error` when something is read the next time, whatever it is."""
+        self._next_read_error = error
+
     def disarm(self) -> None:
         """Forget planned crashes and errors."""
         self._crash_at = None
         self._errors.clear()
+        self._next_read_error = None
 
     def fail_reads(self, path: str) -> None:
         """From now on reading the file at `path` is an error of the medium."""
@@ -272,8 +289,7 @@ class SimDisk:
     def restart(self) -> None:
         """The process dies and the machine goes on: handles and locks are gone, nothing else."""
         self._down = False
-        self._crash_at = None
-        self._errors.clear()
+        self.disarm()
         self.boot += 1
         self.locks.clear()
 
@@ -283,6 +299,11 @@ class SimDisk:
             self._lose_files(survival)
             self._lose_names(survival)
         self.restart()
+
+    @property
+    def pending_renames(self) -> int:
+        """Renames of which no directory has been synced yet."""
+        return sum(len(naming.assignments) > 1 for naming in self._naming)
 
     def content(self, path: str) -> bytes:
         """What the file at `path` holds as the running program sees it."""
@@ -391,10 +412,13 @@ class SimDisk:
     def observe(self, kind: str, path: str) -> None:
         """Something is read."""
         self._observe()
+        error, self._next_read_error = self._next_read_error, None
+        if error is not None:
+            raise error
         if path in self._read_errors:
             raise StorageError(f"cannot {kind} {path}: Input/output error")
 
-    def operate(self, kind: str, path: str, grown: int, change: Callable[[], None]) -> None:
+    def operate(self, kind: str, path: str, grown: int, change: Callable[[], None], offset: int = 0) -> None:
         """Something is changed: count it, and fail, crash or do it."""
         self._observe()
         self.operations += 1
@@ -404,14 +428,16 @@ class SimDisk:
         error = self._errors.pop(self.operations, None)
         if error is not None:
             raise error
-        if grown > 0 and self.capacity_bytes is not None and self._used() + grown > self.capacity_bytes:
+        full = grown > 0 and self.capacity_bytes is not None and self._used() + grown > self.capacity_bytes
+        survival = self.ask_crash(kind, path, offset) if self.ask_crash is not None else None
+        crashing = survival is not None or self.operations == self._crash_at
+        if full and not crashing:
             raise DiskFull(f"no space left to {kind} {path}")
-        crashing = self.operations == self._crash_at
-        if not crashing or not kind.startswith("sync"):
+        if not full and not (crashing and kind.startswith("sync")):
             change()
         if crashing:
             self._down = True
-            raise Crashed(f"in operation {self.operations}: {kind} {path}")
+            raise Crashed(f"in operation {self.operations}: {kind} {path}", survival)
 
     def change_file(self, file: _File, change: _Change) -> None:
         """Let the running program see a change, and have it pending."""
@@ -432,7 +458,7 @@ class SimDisk:
                 self._changed.pop(id(file), None)
 
         try:
-            self.operate("sync", path, 0, keep)
+            self.operate("sync", path, 0, keep, file.pending[-1].offset if file.pending else 0)
         except StorageError:
             # The kernel forgets which pages it could not write.
             file.pending.clear()

@@ -1,217 +1,141 @@
-"""The faults of a storm: each kind happens again and again, at random moments, to whom the seed chooses, and is undone some time later.
+"""The faults of a storm: each firing of the plan at its time, and the end of all of them.
 
-It does only what the design promises to survive. At any time the nodes that have lost something (a wiped directory, a lost state, a
-log with an end that cannot be judged) are at most a minority. What they lost was acknowledged by others, too.
+The calm has two parts. First only a *core* is healed, a majority of nodes that have lost nothing: these run, hear each other, and have
+prompt disks. Each of the others is as bad off as the seed says, for as long as that part lasts. Then everything is healed.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from random import Random
+from typing import Final
 
-from raftkv.errors import StorageError
-from raftkv.sim.clock import Schedule
-from raftkv.sim.disk import SimDisk, Survival
-from raftkv.sim.network import CALM, SimNetwork
+from raftkv.sim import disk_faults, link_faults, node_faults
+from raftkv.sim.network import CALM
 from raftkv.sim.node import SimNode
-from raftkv.sim.swarm import Swarm
-from raftkv.sim.trace import Trace
+from raftkv.sim.plan import Firing, choices, stream
+from raftkv.sim.storm import Storm
+
+KINDS: Final[dict[str, Callable[[Storm, Random], None]]] = {
+    "kill": node_faults.kill,
+    "power": node_faults.power,
+    "blackout": node_faults.blackout,
+    "crash_in_operation": node_faults.crash_in_operation,
+    "crash_at_point": node_faults.crash_at_point,
+    "pause": node_faults.pause,
+    "transfer": node_faults.transfer,
+    "compact": node_faults.compact,
+    "clock_jump": node_faults.clock_jump,
+    "clock_rate": node_faults.clock_rate,
+    "partition": link_faults.partition,
+    "one_way": link_faults.one_way,
+    "partial": link_faults.partial,
+    "reset": link_faults.reset,
+    "slow_disk": disk_faults.slow_disk,
+    "hung_disk": disk_faults.hung_disk,
+    "disk_error": disk_faults.disk_error,
+    "read_error": disk_faults.read_error,
+    "full_disk": disk_faults.full_disk,
+    "lose_state": disk_faults.lose_state,
+    "wipe": disk_faults.wipe,
+    "rot_log": disk_faults.rot_log,
+    "rot_hard_state": disk_faults.rot_hard_state,
+    "rot_identity": disk_faults.rot_identity,
+    "rot_manifest": disk_faults.rot_manifest,
+    "rot_state": disk_faults.rot_state,
+    "rot_snapshot": disk_faults.rot_snapshot,
+}
+"""What each kind of `swarm.Rates` does."""
+
+MESSAGE_FAULTS: Final = ("loss", "duplication", "reordering", "refusal", "held")
+"""What the network does to single messages, and counts."""
 
 
-class Faults:
-    """Makes the faults of one cluster."""
+class Faults(Storm):
+    """Makes the faults of one cluster, and ends them."""
 
-    def __init__(
-        self, swarm: Swarm, schedule: Schedule, network: SimNetwork, nodes: list[SimNode], trace: Trace, rng: random.Random
-    ) -> None:
-        self._swarm = swarm
-        self._schedule = schedule
-        self._network = network
-        self._nodes = nodes
-        self._trace = trace
-        self._rng = rng
-        self._calm = False
-        self._kinds: dict[str, Callable[[], None]] = {
-            "kill": self._kill,
-            "power": self._power,
-            "crash_in_operation": self._crash_in_operation,
-            "partition": self._partition,
-            "one_way": self._one_way,
-            "reset": self._reset,
-            "pause": self._pause,
-            "slow_disk": self._slow_disk,
-            "disk_error": self._disk_error,
-            "full_disk": self._full_disk,
-            "lose_state": self._lose_state,
-            "wipe": self._wipe,
-            "transfer": self._transfer,
-            "blackout": self._blackout,
-        }
-
-    def begin(self) -> None:
+    def begin(self, firings: Sequence[Firing]) -> None:
         """Let the storm begin."""
-        self._network.faults = self._swarm.network
-        for kind in self._kinds:
-            self._schedule_next(kind)
+        self.network.faults = self.swarm.network
+        for firing in firings:
+            self.schedule.after(firing.at_ms * 1_000, lambda firing=firing: self._happen(firing))  # type: ignore[misc]
 
-    def end(self) -> None:
+    def _happen(self, firing: Firing) -> None:
+        if not self.calm:
+            KINDS[firing.kind](self, choices(self._seed, firing))
+
+    def end(self, formed: bool) -> list[SimNode]:
+        """The storm is over. Choose the core and heal it, and tell what it is: all nodes if the cluster has not `formed`, because
+        that takes all of them."""
+        self.calm = True
+        self.aims.clear()
+        self.network.faults = CALM
+        rng = stream(self._seed, "core")
+        core = self._core(rng) if formed else self.nodes
+        for node in self.nodes:
+            if node not in core:
+                self._leave_out(node, rng)
+        for node in core:
+            self._heal(node)
+        outside = {node.name for node in self.nodes if node not in core and node.name in self._cut_off}
+        for one in self.nodes:
+            for other in self.nodes:
+                if one is not other and not {one.name, other.name} & outside:
+                    self.network.mend(one.name, other.name)
+        return core
+
+    def _core(self, rng: Random) -> list[SimNode]:
+        """A majority that can do without the others: of nodes that have lost nothing, or, where there is one, of a kind that is the
+        hardest: some have no state, and their logs hold all that the others need."""
+        majority = len(self.nodes) // 2 + 1
+        hard = [chosen for chosen in combinations(self.nodes, majority) if _lacks_only_states(chosen)]
+        if hard and majority < len(self.nodes):
+            return list(rng.choice(hard))
+        whole = [node for node in self.nodes if not node.impaired]
+        return sorted(rng.sample(whole, majority), key=lambda node: node.name) if len(whole) > majority else whole
+
+    def _leave_out(self, node: SimNode, rng: Random) -> None:
+        """`node` is of no use to the core: dead, cut off, paused, or slow."""
+        how = rng.choice(("dead", "cut off", "paused", "slow"))
+        self.trace.note(node.name, "left out", how)
+        self._left_out.add(node.name)
+        node.crash_in, node.rots_snapshot = None, None
+        match how:
+            case "dead":
+                node.kill()
+            case "cut off":
+                self._cut_off.add(node.name)
+                for other in self.nodes:
+                    if other is not node:
+                        self.network.cut(node.name, other.name)
+                        self.network.cut(other.name, node.name)
+            case "paused":
+                node.pause()
+            case _:
+                node.disk_pace = "slow_disk"
+
+    def heal(self) -> None:
         """Undo everything, and start every node that is down."""
-        self._calm = True
-        self._network.faults = CALM
-        self._network.heal()
-        for node in self._nodes:
-            node.slow_disk = node.faulty_disk = False
-            node.disk.capacity_bytes = None
-            node.disk.disarm()
-            node.resume()
-            node.start()
+        self.network.heal()
+        self._left_out.clear()
+        for node in self.nodes:
+            self._heal(node)
 
-    def _schedule_next(self, kind: str) -> None:
-        mean_ms: int = getattr(self._swarm.rates, kind)
-        if mean_ms:
-            self._schedule.after(int(self._rng.expovariate(1.0) * mean_ms * 1_000), lambda: self._happen(kind))
+    def _heal(self, node: SimNode) -> None:
+        node.disk_pace = ""
+        node.crash_in, node.rots_snapshot = None, None
+        node.disk.capacity_bytes = None
+        node.disk.disarm()
+        node.resume()
+        node.start()
 
-    def _happen(self, kind: str) -> None:
-        if not self._calm:
-            self._kinds[kind]()
-            self._schedule_next(kind)
 
-    def _undo(self, delay_ms: tuple[int, int], action: Callable[[], None]) -> None:
-        def act() -> None:
-            if not self._calm:
-                action()
-
-        self._schedule.after(self._rng.randint(*delay_ms) * 1_000, act)
-
-    def _victim(self) -> SimNode:
-        """A node: often the one that leads."""
-        if self._rng.random() < 0.4:
-            leading = [node for node in self._nodes if node.alive and node.replica.role == "leader"]
-            if leading:
-                return self._rng.choice(leading)
-        return self._rng.choice(self._nodes)
-
-    def _may_impair(self, victim: SimNode) -> bool:
-        impaired = {node.name for node in self._nodes if node.impaired}
-        return len(impaired | {victim.name}) <= (len(self._nodes) - 1) // 2
-
-    def _restart(self, node: SimNode) -> None:
-        delay_ms = self._rng.choice(((1, 50), (100, 1_500), (500, 4_000)))
-        self._undo(delay_ms, node.start)
-
-    def died(self, node: SimNode) -> None:
-        """A node's life has ended, whatever the reason: there will be another."""
-        self._restart(node)
-
-    # The kinds.
-
-    def _kill(self) -> None:
-        node = self._victim()
-        if node.alive:
-            self._trace.count(node.name, "fault_kill")
-            node.kill()
-
-    def _survival(self, node: SimNode) -> Survival:
-        kinds = [Survival.LOST, Survival.REORDERED]
-        if self._may_impair(node):
-            kinds.append(Survival.TORN)
-        return self._rng.choice(kinds)
-
-    def _power(self) -> None:
-        node = self._victim()
-        if node.alive:
-            self._trace.count(node.name, "fault_power")
-            node.kill(power=self._survival(node))
-
-    def _blackout(self) -> None:
-        self._trace.count("all", "fault_blackout")
-        for node in self._nodes:
-            if node.alive:
-                node.kill(power=self._rng.choice((Survival.LOST, Survival.REORDERED)))
-
-    def _crash_in_operation(self) -> None:
-        node = self._victim()
-        if node.alive:
-            self._trace.count(node.name, "fault_crash_in_operation")
-            node.disk.crash_at(node.disk.operations + self._rng.randint(1, 40))
-
-    def _partition(self) -> None:
-        self._trace.count("all", "fault_partition")
-        side = {node.name for node in self._nodes if self._rng.random() < 0.5}
-        reset = self._rng.random() < 0.3
-        links = [
-            (one.name, other.name)
-            for one in self._nodes
-            for other in self._nodes
-            if one is not other and (one.name in side) != (other.name in side)
-        ]
-        for one, other in links:
-            self._network.cut(one, other, reset=reset)
-        self._undo((50, 4_000), lambda: self._mend(links))
-
-    def _mend(self, links: list[tuple[str, str]]) -> None:
-        for one, other in links:
-            self._network.mend(one, other)
-
-    def _one_way(self) -> None:
-        if len(self._nodes) > 1:
-            one, other = self._rng.sample([node.name for node in self._nodes], 2)
-            self._trace.count(one, "fault_one_way", other)
-            self._network.cut(one, other)
-            self._undo((50, 4_000), lambda: self._network.mend(one, other))
-
-    def _reset(self) -> None:
-        if len(self._nodes) > 1:
-            one, other = self._rng.sample([node.name for node in self._nodes], 2)
-            self._trace.count(one, "fault_reset", other)
-            self._network.break_connection(one, other)
-
-    def _pause(self) -> None:
-        node = self._victim()
-        if node.alive and not node.paused:
-            self._trace.count(node.name, "fault_pause")
-            node.pause()
-            self._undo(self._rng.choice(((5, 100), (200, 3_000))), node.resume)
-
-    def _slow_disk(self) -> None:
-        node = self._victim()
-        self._trace.count(node.name, "fault_slow_disk")
-        node.slow_disk = True
-        self._undo((100, 3_000), lambda: setattr(node, "slow_disk", False))
-
-    def _disk_error(self) -> None:
-        node = self._victim()
-        if node.alive:
-            self._trace.count(node.name, "fault_disk_error")
-            node.faulty_disk = True
-            node.disk.fail_at(node.disk.operations + self._rng.randint(1, 20), StorageError("Input/output error"))
-
-    def _full_disk(self) -> None:
-        node = self._victim()
-        if node.disk.capacity_bytes is None:
-            self._trace.count(node.name, "fault_full_disk")
-            used = sum(map(len, node.disk.files().values()))
-            node.disk.capacity_bytes = used + self._rng.choice((0, 5_000, 40_000))
-            self._undo((200, 3_000), lambda: setattr(node.disk, "capacity_bytes", None))
-
-    def _lose_state(self) -> None:
-        node = self._victim()
-        if node.alive and self._may_impair(node):
-            node.kill()
-            if node.disk.exists("state"):
-                self._trace.count(node.name, "fault_lose_state")
-                node.disk.remove_tree("state")
-                node.doubtful = True
-
-    def _wipe(self) -> None:
-        node = self._victim()
-        if node.alive and self._may_impair(node):
-            self._trace.count(node.name, "fault_wipe")
-            node.kill()
-            node.disk = SimDisk(random.Random(self._rng.getrandbits(64)))
-            node.wiped = True
-
-    def _transfer(self) -> None:
-        node = self._victim()
-        if node.alive:
-            node.run(lambda: node.transfer(None))
+def _lacks_only_states(nodes: Sequence[SimNode]) -> bool:
+    """Whether some of these nodes have lost their states, not all, and their logs go back far enough to bring every other up to date."""
+    if not all(node.serves and not node.wiped and node.replica.raft.suspect is None for node in nodes):
+        return False
+    rafts = [node.replica.raft for node in nodes]
+    fenced = [raft for raft in rafts if raft.fenced is not None]
+    last = min(raft.last_index for raft in rafts)
+    return 0 < len(fenced) < len(rafts) and all(raft.log.begin.index <= last for raft in fenced)

@@ -1,8 +1,9 @@
 """The thread that writes the log, on simulated time: `storage.writer.LogThread` with its promises, and a disk that takes its time.
 
 Everything queued when the writer becomes free goes into one `Wal.write`, which happens at a later moment; that it is durable is told
-later still, in order. Silence seals the log. A full disk keeps the writes queued and is tried again. After any other error nothing
-is written and nothing is told but the error.
+later still, in order. Silence seals the log. The space of the next segment is taken ahead; when there is none, that is told, and tried
+again. A full disk keeps the writes queued and is tried again. After any other error nothing is written and nothing is told but the
+error.
 """
 
 from __future__ import annotations
@@ -51,8 +52,12 @@ class SimLog:
         self._queue: deque[_Order] = deque()
         self._busy = False
         self._full = False
+        self._waited = False
+        """The last round found no space."""
+        self._retry_due = False
         self._failed: StorageError | None = None
         self._puts = 0
+        later(0, self._reserve)
 
     @property
     def size_bytes(self) -> int:
@@ -103,15 +108,17 @@ class SimLog:
                     order()
         except DiskFull:
             self._queue.extendleft(reversed(orders))
+            self._waited = True
             self._tell_full(True)
             self._later(RETRY_US, self._retry)
             return
         except StorageError as error:
-            failed = self._failed = error
-            self._later(0, lambda: self._on_error(failed))
+            self._fail(error)
             return
-        self._tell_full(False)
         self._busy = False
+        if self._waited or not self._full:
+            self._waited = False
+            self._reserve()
         if writes:
             number = writes[-1].number
             self._later(0, lambda: self._on_persisted(number))
@@ -120,6 +127,34 @@ class SimLog:
     def _retry(self) -> None:
         self._busy = False
         self._begin()
+
+    def _reserve(self) -> None:
+        """See that the space of the next segment is taken, and tell when that changes."""
+        if self._failed is not None:
+            return
+        try:
+            self._wal.reserve()
+        except DiskFull:
+            self._tell_full(True)
+            if not self._retry_due:
+                self._retry_due = True
+                self._later(RETRY_US, self._reserve_again)
+        except StorageError as error:
+            self._fail(error)
+        else:
+            self._tell_full(False)
+
+    def _reserve_again(self) -> None:
+        self._retry_due = False
+        if not self._busy:
+            self._reserve()
+        elif self._full:
+            self._retry_due = True
+            self._later(RETRY_US, self._reserve_again)
+
+    def _fail(self, error: StorageError) -> None:
+        self._failed = error
+        self._later(0, lambda: self._on_error(error))
 
     def _tell_full(self, full: bool) -> None:
         if full != self._full:
@@ -131,5 +166,4 @@ class SimLog:
             try:
                 self._wal.seal()
             except StorageError as error:
-                self._failed = error
-                self._on_error(error)
+                self._fail(error)

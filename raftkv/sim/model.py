@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
+from collections.abc import Callable
 
 from raftkv.kv.batch import Group, decode_batch
 from raftkv.kv.command import Write
@@ -37,7 +38,7 @@ class _Session:
 class Model:
     """The state after the newest entry that any node has applied, with its history."""
 
-    def __init__(self) -> None:
+    def __init__(self, command_failed: Callable[[bool], None] = lambda followed: None) -> None:
         self.index = 0
         self.clock_ms = 0
         self.commands = 0
@@ -53,6 +54,7 @@ class Model:
         self._due: dict[bytes, int] = {}
         self._expiries: list[tuple[int, bytes]] = []
         self._sessions: dict[bytes, _Session] = {}
+        self._command_failed = command_failed
 
     # Questions.
 
@@ -108,15 +110,18 @@ class Model:
         if group.first > session.last + 1:
             return
         session.used_ms = self.clock_ms
+        last = group.first + group.count - 1
         for sequence, write in enumerate(decode_writes(group.commands), group.first):
             if sequence <= session.last:
                 self.repeated += 1
                 continue
             session.last = sequence
             self.commands += 1
-            self._apply_write(write)
+            if not self._apply_write(write):
+                self._command_failed(sequence < last)
 
-    def _apply_write(self, write: Write) -> None:
+    def _apply_write(self, write: Write) -> bool:
+        """Do one command; False when it has to fail."""
         match write:
             case Set(key=key, value=value):
                 self._put(key, value)
@@ -125,12 +130,15 @@ class Model:
                 absent = self.value(key) is None
                 if condition == 1 and not absent:
                     self._took_effect(value, None)
-                    return
+                    return True
                 self._put(key, value, self.clock_ms + ttl_ms if ttl_ms else 0)
                 self._took_effect(value, OK)
             case IncrementBy(key=key, amount=amount):
-                number = int(self.value(key) or 0) + amount
-                self._put(key, b"%d" % number)
+                before = self.value(key) or b"0"
+                if not before.isdigit():
+                    return False
+                number = int(before) + amount
+                self._put(key, b"%d" % number, self._due.get(key, 0))
                 self.counted[key, number] = self.index
             case Delete(keys=keys):
                 gone = 0
@@ -145,6 +153,7 @@ class Model:
                     self._put(key, present if ttl_ms > 0 else None, self.clock_ms + ttl_ms)
             case _:
                 raise Violation("log content", f"entry {self.index} holds {write}, which no client asked for")
+        return True
 
     def _took_effect(self, tag: bytes, reply: Reply) -> None:
         if tag in self.effects:

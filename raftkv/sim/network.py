@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from typing import Protocol
 
 from msgspec import Struct
@@ -54,6 +55,8 @@ class NetworkFaults(Struct, frozen=True, kw_only=True):
     """How often a value is not taken, as when too much waits already."""
     delay_us: tuple[int, int] = (100, 1_000)
     slow_delay_us: tuple[int, int] = (5_000, 60_000)
+    bytes_per_ms: int = 0
+    """How much of a stream a connection carries; 0 for any amount."""
 
 
 CALM = NetworkFaults()
@@ -99,6 +102,8 @@ class SimNetwork:
     def __init__(self, schedule: Schedule, rng: random.Random, names: tuple[NodeId, ...], faults: NetworkFaults = CALM) -> None:
         self.faults = faults
         self.fired: Counter[str] = Counter()
+        self.overtakes: Callable[[], None] = lambda: None
+        """Told when something small is sent and will arrive before something large that is on its way."""
         self._schedule = schedule
         self._rng = rng
         self._names = names
@@ -298,8 +303,10 @@ class SimNetwork:
         link = process.links.get(receiver) if process is not None else None
         connection = link.outgoing if link is not None else None
         faults, rng = self.faults, self._rng
-        if connection is None or (faults.refusal and rng.random() < faults.refusal):
-            self.fired["unsent"] += 1
+        if connection is None:
+            return False
+        if faults.refusal and rng.random() < faults.refusal:
+            self.fired["refusal"] += 1
             return False
         if loose:
             if faults.loss and rng.random() < faults.loss:
@@ -321,6 +328,10 @@ class SimNetwork:
     def _arrive_in_order(self, connection: _Connection, stream: Stream, data: bytes) -> None:
         now_us = self._schedule.now_us
         at_us = max(now_us + self._delay(), connection.arrival_us.get(stream, 0))
+        if self.faults.bytes_per_ms:
+            at_us += 1_000 * len(data) // self.faults.bytes_per_ms
+        if stream is Stream.CONTROL and connection.arrival_us.get(Stream.BULK, 0) > at_us:
+            self.overtakes()
         connection.arrival_us[stream] = at_us
 
         def arrive() -> None:

@@ -3,7 +3,8 @@
 It runs in *lives*. A life begins with opening the data directory and ends with a crash (of the process, or of the machine, at any
 moment or in the middle of a disk operation), or with an error that the product does not survive. Everything that was to happen in a
 life ends with it: only the disk remains, and of that only what was durable. A pause stops everything in the node but its clock and
-its machine's connections.
+its machine's connections. A life whose log is rotten begins with a repair, in which there is no replica; when it has ended the node
+opens its log as at a start.
 
 An error that no injected fault explains is a `Violation`.
 """
@@ -12,16 +13,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Protocol, TypeVar
-
-from msgspec import Struct
+from typing import TypeVar
 
 from raftkv.codec.peer import (
+    EntriesFound,
+    EntriesWant,
     ForwardReads,
     ForwardWrites,
     Health,
     ReadAnswers,
     ReadsRefused,
+    SnapshotWant,
     Transfer,
     Value,
     WritesRefused,
@@ -29,95 +31,40 @@ from raftkv.codec.peer import (
     encode_value,
     stream_of,
 )
-from raftkv.errors import Corrupt, DiskFull, InvalidRequest, Refused, StorageError
+from raftkv.errors import Corrupt, DiskFull, InvalidRequest, Refused, Rotten, StateDamaged, StorageError
 from raftkv.kv.clock import LogClock
 from raftkv.kv.digest import Pair
-from raftkv.kv.machine import Applied, KvMachine
+from raftkv.kv.machine import KvMachine
 from raftkv.kv.replies import Reply
 from raftkv.kv.store import Store
-from raftkv.raft.config import Config
 from raftkv.raft.messages import MessageBase
 from raftkv.raft.node import Raft
 from raftkv.raft.ready import Role
-from raftkv.raft.types import EntryKind, Member, NodeId
-from raftkv.replica import Replica, ReplicaSettings
-from raftkv.router.ports import RouterSettings
+from raftkv.raft.types import Member, NodeId, Stored
+from raftkv.repair import Ending, Repair, answer
+from raftkv.replica import Replica
 from raftkv.router.router import Router
-from raftkv.sim.clock import Schedule
 from raftkv.sim.disk import Crashed, SimDisk, Survival
 from raftkv.sim.log import SimLog
-from raftkv.sim.network import SimNetwork
+from raftkv.sim.machine import WatchedMachine
+from raftkv.sim.points import point_of
+from raftkv.sim.probes import ProbedRaft
 from raftkv.sim.store import ModelEngine, ModelStore
-from raftkv.sim.trace import Trace, Violation
-from raftkv.sim.watch import Watch
-from raftkv.startup import snapshot_meta_of, stored_state
+from raftkv.sim.trace import Violation
+from raftkv.sim.world import Replies, World
+from raftkv.startup import forget_rot, other_members, snapshot_meta_of, stored_state
 from raftkv.storage.checkpoint import StateDirectory
+from raftkv.storage.damage import damage, set_aside
 from raftkv.storage.identity import Identity, cluster_id, create_identity, load_identity
-from raftkv.storage.wal import Wal, WalSettings
+from raftkv.storage.rotten import RottenLog
+from raftkv.storage.wal import Wal
 
 _Result = TypeVar("_Result")
 
 EPOCH_MS = 1_700_000_000_000
 CLUSTER_NAME = "simulated"
+REPAIR_TICK_MS = 100
 _FOR_ROUTER = (ForwardWrites, WritesRefused, ForwardReads, ReadAnswers, ReadsRefused)
-
-
-class Tuning(Struct, frozen=True, kw_only=True):
-    """The settings of every node of a cluster, and how fast its parts are. Ranges of times are in microseconds."""
-
-    config: Config = Config()
-    replica: ReplicaSettings = ReplicaSettings()
-    router: RouterSettings = RouterSettings()
-    wal: WalSettings = WalSettings()
-    fsync_us: tuple[int, int] = (100, 2_000)
-    stall_us: tuple[int, int] = (20_000, 1_500_000)
-    stalls: float = 0.0
-    """The share of writes to the log that take as long as `stall_us`."""
-    work_us: tuple[int, int] = (20, 20_000)
-    """How long work in the background takes to begin, and its result to be noticed."""
-    turn_us: tuple[int, int] = (0, 200)
-    """How long an iteration of the event loop takes."""
-    refusals: float = 0.0
-    """The share of writes that the state store refuses."""
-
-
-class Replies(Protocol):
-    """Who takes the replies to clients."""
-
-    def replied(self, node: SimNode, connection: int, replies: list[Reply], close: bool) -> None:
-        """`replies` leave `node` on `connection`."""
-
-    def node_died(self, node: SimNode) -> None:
-        """All connections to `node` have broken."""
-
-
-class World(Struct, kw_only=True):
-    """What all nodes of a cluster share."""
-
-    schedule: Schedule
-    network: SimNetwork
-    trace: Trace
-    watch: Watch
-    tuning: Tuning
-    members: tuple[Member, ...]
-    running: NodeId = "-"
-    """Who acts at this moment, for events that do not say so."""
-
-
-class WatchedMachine(KvMachine):
-    """The machine, which tells the judge what it is about to apply."""
-
-    def __init__(self, store: Store, node: SimNode) -> None:
-        self._node = node
-        super().__init__(store)
-
-    def apply(self, index: int, term: int, payload: bytes) -> Applied:
-        self._node.world.watch.applies(self._node, index, term, EntryKind.BATCH, payload)
-        return super().apply(index, term, payload)
-
-    def apply_empty(self, index: int, term: int, configuration: bytes | None = None) -> None:
-        self._node.world.watch.applies(self._node, index, term, EntryKind.NOOP, configuration)
-        super().apply_empty(index, term, configuration)
 
 
 class SimNode:
@@ -135,41 +82,67 @@ class SimNode:
         self.world = world
         self.alive = False
         self.paused = False
-        self.disk = SimDisk(random.Random(rng.getrandbits(64)))
-        self.slow_disk = False
+        self._rng = rng
+        self.disk = self._new_disk()
+        self.disk_pace = ""
+        """"slow_disk" or "hung_disk" while it is one."""
         self.faulty_disk = False
         """Its disk fails, or has failed in this life: errors of storage are to be expected."""
         self.wiped = False
+        self.rotten = False
+        """Something has rotted that keeps it from starting: the directory is to be moved away."""
         self.doubtful = False
         """It went down while it had lost something, or lost it when it was down."""
+        self.crash_in: tuple[int, random.Random] | None = None
+        """It is to die in that many operations of its disk from now on."""
+        self.ask_crash: Callable[[SimNode, str, str, int], Survival | None] = lambda node, kind, path, offset: None
+        """Asked before each operation of its disk: does it die in that, and what survives?"""
+        self.rots_snapshot: Callable[[str], None] | None = None
+        """The next snapshot here rots; told which file."""
         self.died: Callable[[SimNode], None] = lambda node: None
         """Told when a life has ended."""
         self.torn = False
-        """The end of its log may be such that nobody can judge it."""
+        """The end of its log may be such that nobody can judge it, or its log is rotten."""
+        self.repair: Repair | None = None
+        """What the node does until its log is whole, while it is."""
         self.lives = 0
-        self.rate = 1.0
+        self.clock_rate = 1.0
         """How fast its clock runs."""
         self.wall_offset_ms = 0
         self.wal: Wal
         self.replica: Replica
         self.router: Router
         self._replies = replies
-        self._rng = rng
         self._violation: Violation | None = None
         self._life = 0
+        self._opening = False
+        self._without_state = False
+        """It began this life without a state."""
         self._boot = 0
         self._deferred: list[Callable[[], None]] = []
         self._state: StateDirectory | None = None
+        self._point = "-"
+        """The failure point at which it died last."""
         self._work_due = False
         self._ticked_ms = 0
         self._ticks = 0
+        self._clock_begin = (1_000_000, 0)
+        """What its clock showed when its rate changed last, in microseconds, and when that was."""
 
     # Time.
 
     @property
     def now_ms(self) -> int:
         """The node's monotonic clock."""
-        return 1_000 + int(self.world.schedule.now_us * self.rate) // 1_000
+        shown_us, since_us = self._clock_begin
+        return int(shown_us + (self.world.schedule.now_us - since_us) * self.clock_rate) // 1_000
+
+    def set_rate(self, rate: float) -> None:
+        """From now on the clock runs at this rate."""
+        shown_us, since_us = self._clock_begin
+        now_us = self.world.schedule.now_us
+        self._clock_begin = (int(shown_us + (now_us - since_us) * self.clock_rate), now_us)
+        self.clock_rate = rate
 
     @property
     def wall_ms(self) -> int:
@@ -202,10 +175,10 @@ class SimNode:
             action()
             if self._violation is not None:
                 raise self._violation
-            if self._life == life:
+            if self._life == life and self.repair is None:
                 self.world.watch.looked_at(self)
         except Crashed as error:
-            self.die(Survival.REORDERED if self._rng.random() < 0.5 else Survival.LOST, str(error))
+            self._crashed(error)
         except Violation:
             raise
         except Exception as error:
@@ -216,10 +189,18 @@ class SimNode:
     @property
     def impaired(self) -> bool:
         """Whether it has lost something that it was trusted to keep, and has not got it back."""
-        if not self.alive:
-            return self.wiped or self.doubtful
+        if not self.alive or self.repair is not None:
+            return self.wiped or self.doubtful or self.repair is not None
         raft = self.replica.raft
-        return self.wiped or raft.suspect is not None or raft.fenced is not None
+        if self.wiped or raft.suspect is not None or raft.fenced is not None:
+            return True
+        # The core does not doubt itself any more as soon as it takes a snapshot; the state comes a little later.
+        return self._without_state and (raft.snapshot_pending or self.replica._installing is not None)
+
+    @property
+    def serves(self) -> bool:
+        """Whether it lives, and takes part in the cluster."""
+        return self.alive and self.repair is None
 
     # Life and death.
 
@@ -234,37 +215,92 @@ class SimNode:
         self._work_due = False
         self._deferred.clear()
         world.running = self.name
+        self._opening = True
         world.trace.note(self.name, "starts", self._life)
         try:
             self._open()
         except Crashed as error:
-            self.die(Survival.LOST, str(error))
+            self._crashed(error)
             return
         except StorageError as error:
-            self._fail(error)
+            if not (self.rotten and isinstance(error, Corrupt)):
+                self._fail(error)
+                return
+            self._move_directory_away(error)
             return
         finally:
+            self._opening = False
             world.running = "-"
         self.alive = True
         world.network.attach(self.name, self._boot, self)
+        if self.repair is not None:
+            self._tick_repair()
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
         self._ticked_ms = self.now_ms
         self.later(self._rng.randint(0, 20_000), self._tick)
         self.run(self.wake)
+
+    def _new_disk(self) -> SimDisk:
+        disk = SimDisk(random.Random(self._rng.getrandbits(64)))
+        disk.ask_crash = self._before_operation
+        return disk
+
+    def replace_disk(self) -> None:
+        """The directory is lost, and the node will start with an empty one."""
+        self.disk = self._new_disk()
+        self.wiped = True
+        self.rotten = False
+
+    def _move_directory_away(self, error: Corrupt) -> None:
+        """What an operator does about a node that refuses to start."""
+        self.world.trace.count(self.name, "moved_away", str(error).partition(":")[0])
+        self.replace_disk()
+        self.start()
+
+    def _before_operation(self, kind: str, path: str, offset: int) -> Survival | None:
+        if not self.alive and not self._opening:
+            return None
+        if self.rots_snapshot is not None and kind == "write" and path.endswith("/PROGRESS"):
+            self._rot_snapshot(path.replace("/PROGRESS", "/data/"))
+        survival = self.ask_crash(self, kind, path, offset)
+        if survival is not None:
+            self._point = point_of(kind, path, offset)
+        return survival
+
+    def _rot_snapshot(self, prefix: str) -> None:
+        """A byte of a file of a snapshot changes where it lies."""
+        files = self.disk.files()
+        paths = [path for path in files if path.startswith(prefix) and files[path]]
+        if paths and self.rots_snapshot is not None:
+            path = self._rng.choice(paths)
+            self.rots_snapshot(path)
+            self.rots_snapshot = None
+            self.disk.flip(path, self._rng.randrange(len(files[path])), 0x10)
 
     def _open(self) -> None:
         world, tuning = self.world, self.world.tuning
         disk = self.disk
         self._state = None
-        self.wal = Wal.open(disk, tuning.wal)
+        self.repair = None
+        try:
+            self.wal = Wal.open(disk, tuning.wal)
+        except Rotten:
+            if self._begin_repair():
+                return
+            self.wal = Wal.open(disk, tuning.wal)
         identity = load_identity(disk)
         if identity is None:
             members = tuple(Member(member.id, 0, member.peer_address) for member in world.members)
             incarnation = self._rng.getrandbits(62) + 1
             identity = create_identity(disk, Identity(cluster_id(CLUSTER_NAME, members), CLUSTER_NAME, self.name, incarnation, 0, members))
-        engine = ModelEngine(disk, random.Random(self._rng.getrandbits(64)), tuning.refusals)
-        self._state = StateDirectory(disk, engine, snapshot_meta_of, token=lambda: f"{self._rng.getrandbits(64):016x}")
-        machine = self.make_machine(self._state.store)
+        self.incarnation = identity.incarnation
+        self._state, machine = self._open_state()
+        world.watch.probes.opens(self.name, self.wal.recovered, machine, self._state.installed)
         stored = stored_state(identity, self.wal, machine, self._state.fenced)
+        self._without_state = stored.fenced is not None
         if stored.fenced is not None:
             world.trace.count(self.name, "state_lost")
             if not self.doubtful:
@@ -273,10 +309,9 @@ class SimNode:
             world.trace.count(self.name, "suspect", stored.suspect)
             if not self.torn:
                 raise Violation("log judged", f"{self.name} doubts its log up to {stored.suspect}, and nothing was torn")
-        self.incarnation = identity.incarnation
         self.clock = LogClock(self.name)
         self.replica = Replica(
-            raft=Raft(tuning.config, stored, random.Random(self._rng.getrandbits(64))),
+            raft=self.make_raft(stored),
             log=self.make_log(),
             state=self._state,
             machine=machine,
@@ -294,10 +329,69 @@ class SimNode:
             self._reply,
             self.clock,
             self._session,
-            wake=self.wake,
+            self.wake,
         )
         self.replica.attach(self.router)
         world.watch.started(self)
+
+    def _open_state(self) -> tuple[StateDirectory, KvMachine]:
+        """The state, or an empty one in the place of one that is damaged, as in `server.node`."""
+        disk, tuning = self.disk, self.world.tuning
+
+        def open_state() -> tuple[StateDirectory, KvMachine]:
+            engine = ModelEngine(disk, random.Random(self._rng.getrandbits(64)), tuning.refusals)
+            state = StateDirectory(disk, engine, snapshot_meta_of, token=lambda: f"{self._rng.getrandbits(64):016x}")
+            return state, self.make_machine(state.store)
+
+        reason = damage(disk)
+        if reason is None:
+            try:
+                return open_state()
+            except StateDamaged as error:
+                reason = str(error)
+        if not self.doubtful:
+            raise Violation("state kept", f"{self.name} finds its state damaged, and nothing has damaged it: {reason}")
+        self.world.trace.count(self.name, "state_damaged", reason)
+        set_aside(disk)
+        return open_state()
+
+    def _begin_repair(self) -> bool:
+        """Have a rotten log repaired with the others; False if the state holds what is rotten."""
+        identity = load_identity(self.disk)
+        if identity is None:
+            raise Corrupt(f"{self.name} has a rotten log and no identity")
+        log = RottenLog.open(self.disk, self.world.tuning.wal)
+        self._state, machine = self._open_state()
+        forget_rot(log, machine, self._state.fenced)
+        self._state.close()
+        self._state = None
+        if not log.needed:
+            log.close()
+            return False
+        self.world.trace.count(self.name, "repair", len(log.needed))
+
+        def ended(ending: Ending) -> None:
+            log.close()
+            self.torn |= ending is Ending.GIVEN_UP
+            self.later(0, self._open_repaired)
+
+        self.repair = Repair(self.name, log, sorted(other_members(log, identity)), self.background, self.send, ended)
+        return True
+
+    def _open_repaired(self) -> None:
+        self.world.network.detach(self.name, silent=False)
+        self.alive = False
+        self.repair = None
+        self.start()
+
+    def _tick_repair(self) -> None:
+        if self.repair is not None:
+            self.repair.tick(REPAIR_TICK_MS)
+            self.later(REPAIR_TICK_MS * 1_000, self._tick_repair)
+
+    def make_raft(self, stored: Stored) -> Raft:
+        """The core of this life."""
+        return ProbedRaft(self.world.tuning.config, stored, random.Random(self._rng.getrandbits(64)), self.world.watch.probes)
 
     def make_machine(self, store: Store) -> KvMachine:
         """The state machine on `store`."""
@@ -309,25 +403,43 @@ class SimNode:
             self.wal,
             self.later,
             self._fsync_us,
-            lambda number: self.replica.persisted(number),
+            lambda number: self._persisted(number),
             self._fail,
             lambda full: self.replica.log_full(full),
         )
 
+    def _persisted(self, number: int) -> None:
+        self.world.watch.probes.persists(self.replica, number)
+        self.replica.persisted(number)
+
     def _session(self) -> bytes:
         return self._rng.randbytes(16)
+
+    def fate(self) -> Survival:
+        """What becomes of what is pending when the machine stops in the middle of an operation, where nothing else says so."""
+        return Survival.REORDERED if self._rng.random() < 0.5 else Survival.LOST
 
     def kill(self, *, power: Survival | None = None) -> None:
         """End this life: of the process, or with `power` of the machine."""
         if self.alive:
             self.die(power or Survival.CLEAN, "power" if power else "killed")
 
+    def _crashed(self, crash: Crashed) -> None:
+        """It died in the middle of an operation of its disk."""
+        self.world.trace.points[self._point] += 1
+        self.world.watch.probes.crashes(self._point)
+        self.die(crash.survival or self.fate(), f"at {self._point}, {crash}")
+
     def die(self, survival: Survival, reason: str) -> None:
         """The node is gone. `survival` says what becomes of what was not durable."""
         self.world.trace.note(self.name, "dies", survival.name, reason)
         was_alive = self.alive
+        if was_alive:
+            self.world.watch.probes.dies(self.replica)
+            if survival is not Survival.CLEAN:
+                self.world.watch.probes.loses_power(self.replica, self.wal, self.disk)
         self.torn |= survival is Survival.TORN
-        self.doubtful = self.impaired
+        self.doubtful = self.impaired or survival is Survival.TORN
         self.alive = False
         self.paused = False
         self._life += 1
@@ -350,6 +462,7 @@ class SimNode:
         if isinstance(store, ModelStore):
             try:
                 store.crash(self._rng)
+                self.world.watch.probes.store_crashes(store.unflushed)
             except StorageError:
                 self.world.trace.note(self.name, "store_gone")
 
@@ -389,7 +502,7 @@ class SimNode:
     # Running, as in `server.node`.
 
     def _tick(self) -> None:
-        self.later(int(self.world.tuning.replica.tick_ms * 1_000 / self.rate), self._tick)
+        self.later(int(self.world.tuning.replica.tick_ms * 1_000 / self.clock_rate), self._tick)
         self._pass_time()
 
     def _pass_time(self) -> None:
@@ -416,6 +529,8 @@ class SimNode:
 
     def _work(self) -> None:
         self._work_due = False
+        if self.repair is not None:
+            return
         now_ms = self.now_ms
         self._pass_time()
         self.replica.pump(now_ms)
@@ -449,7 +564,10 @@ class SimNode:
 
     def _fsync_us(self) -> int:
         tuning = self.world.tuning
-        if self.slow_disk or (tuning.stalls and self._rng.random() < tuning.stalls):
+        if self.disk_pace == "hung_disk":
+            election_us = 2_000 * tuning.config.election_ticks * tuning.replica.tick_ms
+            return self._rng.randint(election_us, 4 * election_us)
+        if self.disk_pace or (tuning.stalls and self._rng.random() < tuning.stalls):
             return self._rng.randint(*tuning.stall_us)
         return self._rng.randint(*tuning.fsync_us)
 
@@ -459,6 +577,8 @@ class SimNode:
         """Send a value to another node."""
         data = encode_value(value)  # type: ignore[arg-type]  # the replica and the router send nothing that the codec does not know
         loose = isinstance(value, (MessageBase, Health))
+        if isinstance(value, ForwardWrites):
+            self.world.watch.probes.forwards(self.name, node, value)
         if isinstance(value, MessageBase):
             self.world.watch.sends(self, value)  # type: ignore[arg-type]  # every message is one of the union
         return self.world.network.send(self.name, node, stream_of(value), data, loose=loose)  # type: ignore[arg-type]
@@ -466,17 +586,34 @@ class SimNode:
     def deliver(self, sender: NodeId, data: bytes) -> None:
         """Bytes have come from `sender`."""
         value = decode_value(data)
-        self.world.trace.note(self.name, type(value).__name__, sender, len(data))
+        self.world.trace.arrives(self.name, sender, value, len(data))
         self.run(lambda: self._take(sender, value))
 
     def _take(self, sender: NodeId, value: Value) -> None:
+        if self.repair is not None:
+            self.repair.received(sender, value)
+            return
+        if self.rots_snapshot is not None and isinstance(value, SnapshotWant):
+            self._rot_snapshot(f"state/snap-{value.id}/")
         if isinstance(value, _FOR_ROUTER):
             self.router.received(sender, value, self.now_ms)
+        elif isinstance(value, EntriesWant):
+            self._answer(sender, value)
         elif isinstance(value, Transfer):
             self.transfer(value.to or None)
         else:
             self.replica.receive(sender, value)
         self.wake()
+
+    def _answer(self, sender: NodeId, want: EntriesWant) -> None:
+        leads, term = self.replica.raft.role is Role.LEADER, self.replica.raft.term
+
+        def answered(result: EntriesFound | BaseException) -> None:
+            if isinstance(result, BaseException):
+                raise result
+            self.send(sender, result)
+
+        self.background(lambda: answer(self.wal, want, leads=leads, term=term), answered)
 
     def peer_connected(self, node: NodeId) -> None:
         """Both directions to `node` are open."""
@@ -484,6 +621,9 @@ class SimNode:
         self.run(lambda: self._connected(node))
 
     def _connected(self, node: NodeId) -> None:
+        if self.repair is not None:
+            self.repair.connected(node)
+            return
         self.router.peer_connected(node)
         self.wake()
 
@@ -493,6 +633,9 @@ class SimNode:
         self.run(lambda: self._disconnected(node))
 
     def _disconnected(self, node: NodeId) -> None:
+        if self.repair is not None:
+            self.repair.disconnected(node)
+            return
         self.replica.peer_lost(node)
         self.router.peer_disconnected(node)
         self.wake()
@@ -506,6 +649,8 @@ class SimNode:
 
     def transfer(self, to: NodeId | None) -> None:
         """An operator wants the leadership handed over."""
+        if not self.serves:
+            return
         raft = self.replica.raft
         if raft.role is not Role.LEADER:
             return
@@ -526,20 +671,24 @@ class SimNode:
 
     def open_client(self, connection: int) -> None:
         """A client connects."""
-        self.run(lambda: self.router.open(connection, "client"))
+        if self.serves:
+            self.run(lambda: self.router.open(connection, "client"))
 
     def close_client(self, connection: int) -> None:
         """A client disconnects."""
-        self.run(lambda: self.router.closed(connection))
+        if self.serves:
+            self.run(lambda: self.router.closed(connection))
 
     def submit(self, connection: int, requests: list[list[bytes]]) -> None:
         """A client asks."""
 
         def ask() -> None:
+            self.world.watch.probes.asked(self.replica.raft, requests)
             self.router.submit(connection, requests, self.now_ms)
             self.wake()
 
-        self.run(ask)
+        if self.serves:
+            self.run(ask)
 
     def _reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool) -> None:
         try:

@@ -81,6 +81,7 @@ class ModelStore(ModelView):
         self._rng = rng
         self._refusals = refusals
         disk.mkdir(path)
+        disk.sync_directory(path)  # RocksDB does that, too, when it begins a manifest at each start: a name may not be durable yet
         self._flushed = _load(disk, f"{path}/{ROWS_FILE}")
         self._unflushed: list[tuple[Writes, tuple[tuple[bytes, bytes], ...]]] = []
         super().__init__(dict(self._flushed), sorted(self._flushed))
@@ -113,7 +114,7 @@ class ModelStore(ModelView):
 
     def crash(self, rng: Random) -> None:
         """Stop as a crash does: some of the batches written since the last flush are lost, the newest first. The store is closed,
-        and what is left is found by opening another one."""
+        and what is left is found by opening another one. `unflushed` says then how many were lost."""
         self._save(rng.randint(0, len(self._unflushed)))
         self._closed = True
 

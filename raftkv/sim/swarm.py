@@ -9,38 +9,78 @@ from __future__ import annotations
 import random
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from raftkv.raft.config import Config
 from raftkv.replica import ReplicaSettings
 from raftkv.router.ports import RouterSettings
 from raftkv.sim.network import NetworkFaults
-from raftkv.sim.node import Tuning
+from raftkv.sim.points import POINTS, Needs, Point
 from raftkv.sim.workload import Load
+from raftkv.sim.world import Tuning
 from raftkv.storage.wal import WalSettings
+
+UNAIMED = 0.12
+"""The share of seeds that aim at no failure point."""
+
+MOST_BEHIND_MS = 1_800_000
+"""How far behind the others a wall clock may be: half the age at which sessions are forgotten."""
+
+AIMED_MS = 160
+"""The mean time between two crashes at the point that a seed aims at."""
+
+_TIMES = {
+    Needs.NOTHING: 1,
+    Needs.ELECTIONS: 1,
+    Needs.CREATION: 2,
+    Needs.AGAIN: 1,
+    Needs.COMPACTION: 2,
+    Needs.ROTATION: 5,
+    Needs.SNAPSHOT: 5,
+    Needs.ROT_STATE: 3,
+    Needs.ROT_STAGED: 6,
+}
+"""How often seeds aim at a point: the more often, the less easily such points are reached."""
+
+_AIMS = [point for turn in range(max(_TIMES.values())) for point in POINTS.values() if turn < _TIMES[point.needs]]
 
 
 class Rates(Struct, frozen=True, kw_only=True):
-    """The mean time between two faults of a kind, in milliseconds of simulated time; 0 for never."""
+    """The mean time between two faults of a kind, in milliseconds of simulated time; 0 for never. The kinds are those of
+    `sim.faults.KINDS`, where they are described."""
 
     kill: int = 0
     power: int = 0
+    blackout: int = 0
     crash_in_operation: int = 0
+    crash_at_point: int = 0
+    pause: int = 0
+    transfer: int = 0
+    compact: int = 0
+    clock_jump: int = 0
+    clock_rate: int = 0
     partition: int = 0
     one_way: int = 0
+    partial: int = 0
     reset: int = 0
-    pause: int = 0
     slow_disk: int = 0
+    hung_disk: int = 0
     disk_error: int = 0
+    read_error: int = 0
     full_disk: int = 0
     lose_state: int = 0
     wipe: int = 0
-    transfer: int = 0
-    blackout: int = 0
-    """The power of all machines fails at once."""
+    rot_log: int = 0
+    rot_hard_state: int = 0
+    rot_identity: int = 0
+    rot_manifest: int = 0
+    rot_state: int = 0
+    rot_snapshot: int = 0
 
 
 class Swarm(Struct, frozen=True, kw_only=True):
-    """Everything that is drawn before the first event. `skews` are clock rates and wall offsets (ms) of the nodes."""
+    """Everything that is drawn before the first event. `clock_rates` and `wall_offsets_ms` are those of the nodes, at first; `target` is
+    the point at which `crash_at_point` crashes nodes."""
 
     nodes: int
     storm_ms: int
@@ -52,30 +92,83 @@ class Swarm(Struct, frozen=True, kw_only=True):
     rates: Rates
     clock_rates: tuple[float, ...]
     wall_offsets_ms: tuple[int, ...]
+    target: str = ""
 
 
-def draw_swarm(rng: random.Random, nodes: int | None = None) -> Swarm:
-    """The swarm of a seed; `nodes` instead of the drawn number, if given."""
-    count = nodes or rng.choice((1, 3, 3, 3, 3, 5, 5))
-    return Swarm(
+def draw_swarm(seed: int, rng: random.Random) -> Swarm:
+    """The swarm of a seed. At which point it aims follows from the seed alone, so that many seeds in a row aim at all points."""
+    count = rng.choice((1, 2, 3, 3, 3, 3, 3, 3, 3, 4, 5, 5, 6, 7))
+    drawn = Swarm(
         nodes=count,
-        storm_ms=rng.randint(3_000, 9_000),
+        storm_ms=rng.randint(3_500, 9_000),
         formed=rng.random() < 0.8,
         tuning=_draw_tuning(rng),
-        load=Load(
-            clients=rng.randint(2, 8),
-            keys=rng.randint(1, 6),
-            counters=rng.randint(1, 3),
-            pipeline=rng.choice((1, 3, 8)),
-            think_us=(2_000, rng.choice((40_000, 150_000, 400_000))),
-            value_bytes=rng.choice(((0, 30), (0, 200), (100, 1_500))),
-            readonly=rng.choice((0.0, 0.2)),
-            leave=rng.choice((0.0, 0.05)),
-        ),
+        load=_draw_load(rng),
         network=_draw_network(rng),
         rates=_draw_rates(rng),
         clock_rates=tuple(1.0 + rng.choice((0.0, 0.0, rng.uniform(-0.05, 0.05))) for _ in range(count)),
         wall_offsets_ms=_draw_offsets(rng, count),
+    )
+    return drawn if rng.random() < UNAIMED else aim(drawn, _AIMS[seed % len(_AIMS)], rng)
+
+
+def aim(swarm: Swarm, point: Point, rng: random.Random) -> Swarm:
+    """The same swarm, with nodes that crash at `point` again and again, and with all that it takes to get there. Much else happens
+    seldom then, or the cluster would not come that far."""
+    needs, tuning, nodes = point.needs, swarm.tuning, swarm.nodes
+    kept = {kind: mean if rng.random() < 0.5 else 0 for kind, mean in _means(swarm.rates).items()}
+    rates = replace(Rates(**kept), crash_at_point=AIMED_MS)
+    if needs in (Needs.CREATION, Needs.AGAIN):
+        nodes = max(nodes, 3)
+        rates = replace(rates, wipe=500, crash_in_operation=0)
+    elif needs is Needs.ELECTIONS:
+        rates = replace(rates, kill=rates.kill or 1_200)
+    elif needs is not Needs.NOTHING:
+        settings = replace(tuning.replica, compact_entries=20, compact_bytes=4_096)
+        tuning = replace(tuning, replica=settings, wal=replace(tuning.wal, segment_bytes=8_192))
+        rates = replace(rates, compact=400)
+    if needs in (Needs.SNAPSHOT, Needs.ROT_STAGED, Needs.ROT_STATE):
+        nodes = max(nodes, 3)
+        tuning = replace(
+            tuning,
+            config=replace(tuning.config, election_ticks=8, heartbeat_ticks=2, lease_ticks=7),
+            replica=replace(tuning.replica, tick_ms=10, heartbeat_ticks=2),
+        )
+        rates = replace(rates, lose_state=300, wipe=0, rot_manifest=0)
+    if needs is Needs.ROT_STATE:
+        rates = replace(rates, rot_state=250, lose_state=0)
+    if needs is Needs.ROT_STAGED:
+        rates = replace(rates, rot_snapshot=150)
+    more = nodes - swarm.nodes
+    return replace(
+        swarm,
+        nodes=nodes,
+        formed=swarm.formed and needs not in (Needs.CREATION, Needs.AGAIN),
+        rates=rates,
+        tuning=tuning,
+        target=point.name,
+        clock_rates=swarm.clock_rates + (1.0,) * more,
+        wall_offsets_ms=swarm.wall_offsets_ms + (0,) * more,
+    )
+
+
+def _means(rates: Rates) -> dict[str, int]:
+    return {kind: getattr(rates, kind) for kind in rates.__struct_fields__}
+
+
+def _draw_load(rng: random.Random) -> Load:
+    return Load(
+        clients=rng.randint(2, 8),
+        keys=rng.choice((1, 1, 2, 4, 6)),
+        counters=rng.randint(1, 3),
+        pipeline=rng.choice((1, 3, 8, 24)),
+        think_us=(2_000, rng.choice((60_000, 150_000, 400_000))),
+        bursts=rng.choice((0, 0, 0, 8)),
+        value_bytes=rng.choice(((0, 30), (0, 200), (100, 1_500), (0, 20_000))),
+        hot=rng.choice((0.0, 0.0, 0.9)),
+        readonly=rng.choice((0.0, 0.2)),
+        leave=rng.choice((0.0, 0.05)),
+        retry=rng.choice((0.0, 0.5)),
     )
 
 
@@ -138,6 +231,7 @@ def _draw_network(rng: random.Random) -> NetworkFaults:
         refusal=rng.choice((0.0, 0.0, 0.01)),
         delay_us=rng.choice(((50, 500), (100, 3_000), (500, 20_000))),
         slow_delay_us=rng.choice(((3_000, 30_000), (20_000, 400_000))),
+        bytes_per_ms=rng.choice((0, 0, 100_000, 2_000)),
     )
 
 
@@ -146,27 +240,44 @@ def _draw_rates(rng: random.Random) -> Rates:
         chosen = rng.choice(means_ms)
         return chosen if rng.random() < share else 0
 
-    return Rates(
-        kill=often(0.5, 800, 2_500),
-        power=often(0.4, 800, 2_500),
-        crash_in_operation=often(0.4, 600, 2_000),
-        partition=often(0.4, 1_000, 3_000),
-        one_way=often(0.3, 1_000, 3_000),
+    rates = Rates(
+        kill=often(0.5, 700, 2_000),
+        power=often(0.6, 600, 1_500),
+        blackout=often(0.4, 1_200, 2_500),
+        crash_in_operation=often(0.5, 500, 1_500),
+        pause=often(0.45, 600, 2_000),
+        transfer=often(0.4, 300, 1_200),
+        compact=often(0.25, 300, 1_500),
+        clock_jump=often(0.25, 400, 1_500),
+        clock_rate=often(0.25, 400, 1_500),
+        partition=often(0.45, 700, 2_000),
+        one_way=often(0.4, 700, 2_000),
+        partial=often(0.4, 600, 2_000),
         reset=often(0.4, 200, 1_500),
-        pause=often(0.3, 700, 2_500),
-        slow_disk=often(0.2, 1_500),
-        disk_error=often(0.15, 2_500),
-        full_disk=often(0.15, 2_500),
-        lose_state=often(0.25, 2_500),
-        wipe=often(0.1, 4_000),
-        transfer=often(0.3, 300, 1_500),
-        blackout=often(0.15, 3_000),
+        slow_disk=often(0.4, 600, 1_500),
+        hung_disk=often(0.4, 600, 1_500),
+        disk_error=often(0.45, 600, 1_500),
+        read_error=often(0.45, 600, 1_500),
+        full_disk=often(0.4, 600, 1_500),
+        lose_state=often(0.25, 800, 2_500),
+        wipe=often(0.2, 700, 1_200),
+        rot_log=often(0.45, 500, 1_500),
+        rot_hard_state=often(0.4, 500, 1_500),
+        rot_identity=often(0.4, 500, 1_500),
+        rot_manifest=often(0.5, 300, 800),
+        rot_state=often(0.5, 200, 500),
+        rot_snapshot=often(0.5, 120, 400),
     )
+    if rates.rot_snapshot:  # which takes snapshots
+        rates = replace(rates, lose_state=rates.lose_state or 800, compact=rates.compact or 500)
+    return rates
 
 
 def _draw_offsets(rng: random.Random, count: int) -> tuple[int, ...]:
-    """Wall clocks: most of them near, sometimes one (of three or more) far ahead or behind."""
+    """Wall clocks: most of them near, sometimes one (of three or more) a year ahead, or half an hour behind. Not further behind: sessions
+    age by the log's clock, which begins as the first leader's wall clock and later catches up with the others', and a session that
+    is forgotten while a group of it is under way counts that group twice."""
     offsets = [rng.randint(-200, 200) for _ in range(count)]
     if count > 2 and rng.random() < 0.3:
-        offsets[rng.randrange(count)] += rng.choice((-1, 1)) * 365 * 86_400_000
+        offsets[rng.randrange(count)] += rng.choice((-MOST_BEHIND_MS, 365 * 86_400_000))
     return tuple(offsets)

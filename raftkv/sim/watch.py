@@ -6,6 +6,7 @@ leads (one node a term, with all that is committed), and the marks of the core a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from xxhash import xxh3_64_intdigest
@@ -17,7 +18,9 @@ from raftkv.raft.node import Raft
 from raftkv.raft.ready import Role
 from raftkv.raft.types import Configuration, EntryKind, Incarnation, Index, NodeId, Term
 from raftkv.replica import Replica
+from raftkv.sim.clock import Schedule
 from raftkv.sim.model import Model
+from raftkv.sim.probes import Probes
 from raftkv.sim.trace import Trace, Violation
 from raftkv.storage.wal import Wal
 
@@ -31,21 +34,26 @@ class Watched(Protocol):
     def replica(self) -> Replica: ...
     @property
     def wal(self) -> Wal: ...
+    @property
+    def wall_offset_ms(self) -> int: ...
 
 
 class Watch:
     """Watches one cluster."""
 
-    def __init__(self, trace: Trace) -> None:
-        self.model = Model()
+    def __init__(self, trace: Trace, schedule: Schedule) -> None:
         self.leaders: dict[Term, NodeId] = {}
+        self.probes = Probes(schedule, self.leaders)
+        self.model = Model(self.probes.command_failed)
+        self.middle_ms: Callable[[], int] = lambda: 0
+        """How far off the middle one of all wall clocks is."""
         self.newest: tuple[Index, Term, Term] = (0, 0, 0)
         """The newest entry known to be committed: index, term, and the term in which that was seen."""
         self._trace = trace
         self._formed: tuple[Index, Term, Configuration] | None = None
         self._log: dict[Index, tuple[Term, int]] = {}
         self._committed: dict[Index, Term] = {}
-        self._digests: dict[Index, bytes] = {}
+        self._digests: dict[Index, tuple[bytes, int]] = {}
         self._votes: dict[tuple[NodeId, Incarnation, Term], NodeId] = {}
         self._compared: dict[NodeId, bytes] = {}
         self._commits: dict[NodeId, Index] = {}
@@ -105,7 +113,9 @@ class Watch:
         machine = node.replica.machine
         if machine.applied_index and self._compared.get(node.name) is not machine.digest:
             self._compared[node.name] = machine.digest
-            known = self._digests.setdefault(machine.applied_index, machine.digest)
+            offset_ms = node.wall_offset_ms
+            known, other_ms = self._digests.setdefault(machine.applied_index, (machine.digest, offset_ms))
+            self.probes.compares(abs(offset_ms - other_ms))
             if known != machine.digest:
                 raise Violation("equal states", f"the state of {node.name} at {machine.applied_index} differs from another node's")
 
@@ -132,8 +142,10 @@ class Watch:
             raise Violation("term grows", f"{node.name} went from term {term} back to {raft.term}")
         if raft.term != term or raft.role is not role:
             self._looked[node.name] = (raft.term, raft.role)
+            self._trace.note(node.name, "is now", f"{raft.role} of term {raft.term}, log to {raft.last_index}, committed {raft.committed}")
             if raft.role is Role.LEADER:
                 self._leads(node.name, raft)
+                self.probes.leads(raft, abs(node.wall_offset_ms - self.middle_ms()))
         self._commits_of(node.name, raft)
         self._compare_digest(node)
 
@@ -154,6 +166,7 @@ class Watch:
         if committed < before:
             raise Violation("commit grows", f"{name} went from {before} back to {committed}")
         self._commits[name] = committed
+        self._trace.note(name, "commits", "up to", committed)
         log = raft.log
         for index in range(max(before, log.begin.index) + 1, committed + 1):
             term = log.term_at(index)

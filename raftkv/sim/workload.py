@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Collection
 from typing import Protocol
 
 from msgspec import Struct
@@ -39,6 +40,12 @@ class Load(Struct, frozen=True, kw_only=True):
     counters: int = 2
     pipeline: int = 6
     think_us: tuple[int, int] = (1_000, 60_000)
+    bursts: int = 0
+    """If not 0, a client sends so many pipelines at once, and then none for as many times."""
+    hot: float = 0.0
+    """The share of commands that are about the first key."""
+    retry: float = 0.0
+    """How often a client asks again, elsewhere, for a value to be set of which it does not know whether it was."""
     value_bytes: tuple[int, int] = (0, 64)
     readonly: float = 0.1
     """The share of connections that read locally."""
@@ -72,6 +79,9 @@ class Client:
         self.seen = 0
         """The index that this connection has seen."""
         self.waiting: list[Request] = []
+        self.again: list[bytes] = []
+        """Keys that are to be set again."""
+        self.acts = 0
         self.stopped = False
 
 
@@ -83,7 +93,7 @@ class Nodes(Protocol):
 
 
 class Workload:
-    """All clients. Implements `sim.node.Replies`."""
+    """All clients. Implements `sim.world.Replies`."""
 
     def __init__(self, load: Load, schedule: Schedule, trace: Trace, watch: Watch, rng: random.Random) -> None:
         self.load = load
@@ -113,10 +123,9 @@ class Workload:
         for client in self._clients:
             client.stopped = True
 
-    @property
-    def waiting(self) -> int:
-        """Requests without a reply."""
-        return sum(len(client.waiting) for client in self._clients)
+    def waiting(self, nodes: Collection[SimNode]) -> int:
+        """Requests to one of `nodes` without a reply."""
+        return sum(len(client.waiting) for client in self._clients if client.node in nodes)
 
     # Asking.
 
@@ -128,16 +137,23 @@ class Workload:
             return
         self._think(client)
         rng = client.rng
+        client.acts += 1
+        pipelines = 1
+        if self.load.bursts:
+            if client.acts % self.load.bursts:
+                return
+            pipelines = self.load.bursts
         if client.node is not None and rng.random() < self.load.leave:
             self._leave(client)
         if client.node is None:
             self._connect(client)
         node = client.node
-        if node is None or len(client.waiting) > 3 * self.load.pipeline:
-            return
-        requests = [self._request(client) for _ in range(rng.randint(1, self.load.pipeline))]
-        client.waiting += requests
-        node.submit(client.connection, [request.arguments for request in requests])
+        for _ in range(pipelines):
+            if node is None or client.node is not node or len(client.waiting) > 3 * self.load.pipeline:
+                return
+            requests = [self._request(client) for _ in range(rng.randint(1, self.load.pipeline))]
+            client.waiting += requests
+            node.submit(client.connection, [request.arguments for request in requests])
 
     def _connect(self, client: Client) -> None:
         running = self.nodes.running
@@ -166,14 +182,19 @@ class Workload:
         client.node = None
         for request in client.waiting:
             self._unknown(request)
+            if request.kind == "set" and self.load.retry and client.rng.random() < self.load.retry:
+                client.again.append(request.key)
         client.waiting = []
 
     def _request(self, client: Client) -> Request:
         rng, load = client.rng, self.load
         choice = rng.random()
-        key = b"key:%d" % rng.randrange(load.keys)
+        key = b"key:%d" % (0 if load.hot and rng.random() < load.hot else rng.randrange(load.keys))
         self._tags += 1
         tag = b"%s%d:" % (TAG, self._tags)
+        if client.again:
+            key = client.again.pop()
+            return Request("set", [b"SET", key, tag], key, tag, self.floor)
         if choice < 0.34:
             return Request("get", [b"GET", key], key, b"", self.floor)
         if choice < 0.42:
@@ -187,8 +208,10 @@ class Workload:
             return Request("del", [b"DEL", key, tag], key, tag, self.floor)
         if choice < 0.72:
             return Request("expire", [b"PEXPIRE", key, b"%d" % rng.randint(*load.ttl_ms)], key, b"", self.floor)
-        if choice < 0.75:
+        if choice < 0.74:
             return Request("echo", [b"ECHO", tag], b"", tag, self.floor)
+        if choice < 0.76:
+            return Request("bad", [b"INCR", key], key, b"", self.floor)
         value = tag + b"." * rng.randint(*load.value_bytes)
         if choice < 0.82:
             return Request("setnx", [b"SET", key, value, b"NX"], key, value, self.floor)
@@ -208,16 +231,19 @@ class Workload:
         """`replies` leave `node` on `connection`."""
         client = self._by_connection.get(connection)
         if client is None:
+            self._watch.probes.reply_for_nobody()
             return  # the client has left, and does not read them
         if len(replies) > len(client.waiting):
             raise Violation("one reply each", f"{node.name} answers {client.name} {len(replies)} times; {len(client.waiting)} were asked")
         answered, client.waiting = client.waiting[: len(replies)], client.waiting[len(replies) :]
-        self._trace.note(client.name, "answered", node.name, len(replies))
-        for request, reply in zip(answered, replies, strict=True):
+        pairs = list(zip(answered, replies, strict=True))
+        told = ", ".join([f"{request.kind} {request.key.decode()} {str(reply)[:40]}" for request, reply in pairs])
+        self._trace.note(client.name, "is told", f"{node.name}:", told)
+        for request, reply in pairs:
             self._judge(client, node, request, reply)
 
     def _judge(self, client: Client, node: SimNode, request: Request, reply: Reply) -> None:
-        if isinstance(reply, Failure):
+        if isinstance(reply, Failure) and not (request.kind == "bad" and reply.code == "ERR"):
             self._failed(client, node, request, reply)
             return
         self.outcomes["acknowledged"] += 1
@@ -234,6 +260,9 @@ class Workload:
                 self._written(client, request, index, about)
             case "expire":
                 if reply not in (0, 1):
+                    raise Violation("order of replies", about)
+            case "bad":
+                if not isinstance(reply, (int, Failure)):
                     raise Violation("order of replies", about)
             case "echo" | "readonly":
                 expected = request.tag if request.kind == "echo" else Simple("OK")
@@ -269,6 +298,7 @@ class Workload:
             raise Violation("order on a connection", f"{about}; it took effect at {index}, the connection had seen {client.seen}")
         client.seen = index
         self.floor = max(self.floor, index)
+        self.outcomes["acknowledged writes"] += 1
 
     def _failed(self, client: Client, node: SimNode, request: Request, failure: Failure) -> None:
         if failure.code == "UNCERTAIN":
@@ -297,12 +327,12 @@ class Workload:
             if not acknowledged <= value <= possible:
                 raise Violation("counters", f"{counter!r} is {value}; {acknowledged} were acknowledged and {possible} may have happened")
 
-    def probe(self, node: SimNode, number: int) -> None:
+    def probe(self, node: SimNode) -> None:
         """Ask `node` for a write and a read, as a new client."""
-        client = Client(1000 + number, random.Random(number))
+        self._connections += 1
+        client = Client(1000 + self._connections, random.Random(0))
         client.stopped = True
         self._clients.append(client)
-        self._connections += 1
         client.node, client.connection = node, self._connections
         self._by_connection[client.connection] = client
         node.open_client(client.connection)

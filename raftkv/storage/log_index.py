@@ -92,6 +92,12 @@ class LogIndex:
             self._run_term.append(term)
         self.last = EntryId(index, term)
 
+    def append_unknown(self, index: Index, offset: int) -> None:
+        """As `append`, for an entry whose term is not known: it is taken for that of the entry before it."""
+        if index != self.last.index + 1:
+            self._cut(index)
+        self.append(index, self.last.term, offset)
+
     def reset(self, snapshot: SnapshotMeta) -> None:
         """Forget all entries; the log begins after `snapshot`."""
         for view in self._views:
@@ -157,6 +163,13 @@ class LogIndex:
         if following != last + 1:
             raise InvariantBroken(f"entry {following} is in the log ({self.first} to {self.last.index}) and in none of its segments")
         return found
+
+    def counts(self, index: Index, segment: int, offset: int) -> bool:
+        """Whether the record of entry `index` at this place is part of the log: not forgotten, and not overwritten later."""
+        if not self.begin.index < index <= self.last.index:
+            return False
+        (stretch,) = self.locate(index, index)
+        return (stretch.segment, stretch.offsets[0]) == (segment, offset)
 
     def settle(self, begin: SnapshotMeta) -> None:
         """End of reading back: the log begins after `begin`, or after the last installed snapshot if that is newer.

@@ -7,7 +7,8 @@ The rules behind the tables:
 
 1. *One group at a time.* A group is written only after the fsync of the group before it has returned, and a file that is listed in
    the manifest, or an end of a segment that is recorded there, was durable before that. So whatever is bad and has something after
-   it is rot. It is never cut off: the node stops and says what is lost and what to do.
+   it is rot. It is never cut off. If it is known which entries are rotten, other nodes are asked for them, and the node takes part
+   in nothing until it has them (`raftkv.repair`); else it stops and says what is lost and what to do.
 2. *The last group is ambiguous.* It may be torn (its fsync never returned, nobody was told) or rotten (it was acknowledged). It is
    taken for torn only on proof: a sector that was written holds zeroes, which is what it held before, so it never reached the disk.
    The proof rests on one assumption, that a sector of zeroes was never written; every preallocated log rests on it to find its end
@@ -18,6 +19,8 @@ The rules behind the tables:
    hold, and no fsync will tell. So the last group, sound but unsealed, is written again in a new segment, and the old segment ends
    before it. A seal is written again in place, as is the last group when the disk is full.
 5. *Nothing is made up.* What is missing in a directory that belongs to a node is lost, not new.
+6. *What no longer counts may rot.* Records up to the beginning of the log, or overwritten later, are of no use to anybody, as long as
+   all that counts is sound and in its place. That a group is in its place is told by its own record and by what follows it.
 """
 
 from __future__ import annotations
@@ -181,6 +184,39 @@ def decide_unlisted(facts: UnlistedFacts) -> UnlistedAction:
     if facts.copy and not facts.beyond:
         return UnlistedAction.REMOVE
     return UnlistedAction.CORRUPT
+
+
+class RotFacts(Struct, frozen=True):
+    """A group whose record is sound, belongs where it is, and has a bad body.
+
+    `checksum_known`: what stands right after it tells its checksum: the record of the next group, its seal, or the recorded end of
+    the segment. `accounted`: it is known which entry each of its records is. `reset`: a rotten record is a reset, which other nodes
+    do not have. `counts`: a rotten record is of an entry that is part of the log: after its beginning, and not overwritten later.
+    """
+
+    checksum_known: bool
+    accounted: bool
+    reset: bool
+    counts: bool
+
+
+class RotAction(enum.Enum):
+    """What to do about such a group."""
+
+    NOTE = "go on behind it: nothing that counts is rotten"
+    REPAIR = "ask the other nodes for the entries, and write the group again at its place"
+    CORRUPT = "judge it as the end of what can be read"
+
+
+def decide_rot(facts: RotFacts) -> RotAction:
+    """Whether a bad group can be passed over. Whether it counts matters last: that is known only when all of the log has been read.
+
+    Without the checksum nobody could tell whether the group that is written again is the one that was written, nor that this one was
+    ever durable.
+    """
+    if not facts.checksum_known or not facts.accounted or facts.reset:
+        return RotAction.CORRUPT
+    return RotAction.REPAIR if facts.counts else RotAction.NOTE
 
 
 class Next(enum.Enum):

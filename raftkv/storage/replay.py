@@ -8,7 +8,8 @@ What always holds:
   the disk does not hold. Directories are synced; the hard state and the seal are written again, or the last group if it is not
   sealed.
 - When `open_log` returns, everything in the log is durable, and no later crash can make the node forget that it is suspect.
-- Every segment is read and every checksum compared, so rot is found at the start and not when a peer needs the entry.
+- Every segment is read and every checksum compared, so rot is found at the start and not when a peer needs the entry. A log with
+  rot that counts is not opened; `survey_log` tells what is known of it, for `raftkv.storage.rotten`.
 
 A crash at any point of this leaves a directory that the next attempt opens the same way.
 """
@@ -24,7 +25,8 @@ from raftkv.codec.record import (
     DATA_OFFSET,
     GROUP_BYTES,
     Damage,
-    Located,
+    GroupHead,
+    Record,
     RecordType,
     SegmentHeader,
     encode_group,
@@ -32,8 +34,8 @@ from raftkv.codec.record import (
     record_entry,
     record_snapshot,
 )
-from raftkv.errors import Corrupt, DiskFull, InvalidSettings, StorageError
-from raftkv.raft.types import Entry, EntryId, EntryKind, HardState, Index, SnapshotMeta
+from raftkv.errors import Corrupt, DiskFull, InvalidSettings, Rotten, StorageError
+from raftkv.raft.types import Entry, EntryId, EntryKind, HardState, Index, SnapshotMeta, Term
 from raftkv.storage.disk import Disk, File
 from raftkv.storage.hard_state import (
     HARD_STATE_PATH,
@@ -50,17 +52,21 @@ from raftkv.storage.recovery import (
     WAY_BACK,
     Copy,
     DirectoryAction,
+    RotAction,
+    RotFacts,
     SegmentAction,
     TailAction,
     TailFacts,
     UnlistedAction,
     UnlistedFacts,
     decide_directory,
+    decide_rot,
     decide_segment,
     decide_tail,
     decide_unlisted,
 )
 from raftkv.storage.segment import (
+    Rot,
     Scan,
     ScannedGroup,
     Tail,
@@ -122,8 +128,28 @@ class Position(Struct, frozen=True):
     sealed: bool
 
 
+class RottenGroup(Struct, frozen=True):
+    """A group that is not sound, in the segment `segment`."""
+
+    segment: int
+    group: ScannedGroup
+    rot: Rot
+
+
+class Survey(Struct):
+    """A log of which all has been read: what is listed, where everything is, and the groups in which something that counts is
+    rotten. `last` is the largest index that it may ever have held. Its files are open."""
+
+    manifest: Manifest
+    files: dict[int, File]
+    index: LogIndex
+    rotten: list[RottenGroup]
+    last: Index
+
+
 class OpenedLog(Struct):
-    """A log that is ready to be written: everything that `Wal` goes on from."""
+    """A log that is ready to be written: everything that `Wal` goes on from. `passed` says which rot was passed over, because it
+    does not count."""
 
     hard_state: HardStateFile
     manifest: Manifest
@@ -132,12 +158,14 @@ class OpenedLog(Struct):
     position: Position
     tail: tuple[Entry, ...]
     created: bool
+    passed: tuple[str, ...] = ()
 
 
 def open_log(disk: Disk, settings: WalSettings) -> OpenedLog:
     """Open the log of the data directory, or create one in a directory that belongs to no node yet.
 
     Raises:
+        Rotten: entries are not as they were written, and can be had again from other nodes. Nothing was changed.
         Corrupt: something that was durable is not there or not as it was written. The message says what, where, and the way back.
         DiskFull: there is no space to create or go on with the log.
         StorageError: a newer program wrote it, or the disk failed.
@@ -156,6 +184,17 @@ def open_log(disk: Disk, settings: WalSettings) -> OpenedLog:
     files: dict[int, File] = {}
     try:
         return _Replay(disk, settings, files, created=action is DirectoryAction.OPEN_NEW).run()
+    except BaseException:
+        for file in files.values():
+            file.close()
+        raise
+
+
+def survey_log(disk: Disk, settings: WalSettings) -> Survey:
+    """Read all of a log that `open_log` called `Rotten`, and change nothing. Raises as that does."""
+    files: dict[int, File] = {}
+    try:
+        return _Replay(disk, settings, files, created=False).survey()
     except BaseException:
         for file in files.values():
             file.close()
@@ -197,7 +236,7 @@ def _is_used(disk: Disk) -> bool:
     slot = inspect_hard_state(disk)
     if isinstance(slot, HardStateSlot) and slot.state != HardState():
         return True
-    for id_ in _segment_ids(disk):
+    for id_ in segment_ids(disk):
         file = disk.open(segment_path(LOG_DIRECTORY, id_))
         try:
             if any(file.read_at(DATA_OFFSET, GROUP_BYTES)):
@@ -207,7 +246,8 @@ def _is_used(disk: Disk) -> bool:
     return False
 
 
-def _segment_ids(disk: Disk) -> list[int]:
+def segment_ids(disk: Disk) -> list[int]:
+    """The ids of all segment files, listed or not."""
     names = disk.list(LOG_DIRECTORY) if disk.exists(LOG_DIRECTORY) else []
     return [id_ for id_ in map(segment_id, names) if id_ is not None]
 
@@ -227,6 +267,17 @@ def _refuse_directory(disk: Disk, action: DirectoryAction) -> None:
     raise Corrupt(f"the data directory is not whole: {action.value}. {WAY_BACK}")
 
 
+class _Read(Struct):
+    """What reading has come to: the scan of the open segment and its end, what to do there, the last group of that segment, and the
+    segment files that may go."""
+
+    scan: Scan
+    tail: Tail
+    action: TailAction
+    last_group: ScannedGroup | None
+    unlisted: list[int]
+
+
 class _Replay:
     """One attempt to open an existing log."""
 
@@ -240,8 +291,34 @@ class _Replay:
         self._window: deque[Entry] = deque()
         self._window_bytes = 0
         self._commit = 0
+        self._rot: list[RottenGroup] = []
 
     def run(self) -> OpenedLog:
+        """Open the log."""
+        read = self._read()
+        rotten = self._judge_rot()
+        if rotten:
+            raise self._refuse_rot(rotten[0])
+        for file in self._files.values():
+            file.sync()  # a process may have died while it wrote a rotten group again: its bytes are seen, and not yet on the disk
+        hard_state = open_hard_state(self._disk)
+        for id_ in read.unlisted:
+            self._disk.unlink(segment_path(LOG_DIRECTORY, id_))
+        if read.unlisted:
+            self._disk.sync_directory(LOG_DIRECTORY)
+        position = self._continue(read.scan, read.tail, read.action, read.last_group)
+        damages = [(segment_path(LOG_DIRECTORY, bad.segment), bad.rot.damage) for bad in self._rot]
+        passed = tuple([f"{path} at offset {damage.offset}: {damage.what}" for path, damage in damages])
+        return OpenedLog(hard_state, self._manifest, self._files, self._index, position, tuple(self._window), self._created, passed)
+
+    def survey(self) -> Survey:
+        """Only read the log."""
+        read = self._read()
+        last = _doubtful(read.scan, read.tail) if read.action is TailAction.SUSPECT else self._index.last.index
+        return Survey(self._manifest, self._files, self._index, self._judge_rot(), last)
+
+    def _read(self) -> _Read:
+        """Read everything, and judge all but rot that was passed. Changes nothing."""
         if self._manifest.group != self._settings.group:
             raise Corrupt(
                 f"{MANIFEST_PATH} is of Raft group {self._manifest.group} and group {self._settings.group} was asked for: "
@@ -253,7 +330,7 @@ class _Replay:
             scan = self._open_segment(entry, scan)
             last_group = None
             for group in scan.groups():
-                self._apply(entry, group.records)
+                self._apply(entry, group)
                 last_group = group
             self._commit = max(self._commit, scan.commit)
             if entry.end:
@@ -267,14 +344,21 @@ class _Replay:
         if action is TailAction.CORRUPT:
             raise self._corrupt_tail(scan, tail)
         self._settle()
-        unlisted = self._judge_unlisted(scan)
-        hard_state = open_hard_state(self._disk)
-        for id_ in unlisted:
-            self._disk.unlink(segment_path(LOG_DIRECTORY, id_))
-        if unlisted:
-            self._disk.sync_directory(LOG_DIRECTORY)
-        position = self._continue(scan, tail, action, last_group)
-        return OpenedLog(hard_state, self._manifest, self._files, self._index, position, tuple(self._window), self._created)
+        return _Read(scan, tail, action, last_group, self._judge_unlisted(scan))
+
+    def _judge_rot(self) -> list[RottenGroup]:
+        """The groups that must be repaired."""
+        rotten: list[RottenGroup] = []
+        for bad in self._rot:
+            counts = any(
+                found.record is None and self._index.counts(found.index, bad.segment, found.offset) for found in bad.rot.records
+            )
+            if decide_rot(RotFacts(True, True, False, counts)) is RotAction.REPAIR:
+                rotten.append(bad)
+        return rotten
+
+    def _refuse_rot(self, bad: RottenGroup) -> Rotten:
+        return Rotten(_describe_rot(segment_path(LOG_DIRECTORY, bad.segment), bad.rot.damage, bad.group.before, bad.group.head))
 
     def _open_segment(self, entry: SegmentEntry, before: Scan | None) -> Scan:
         """Open a listed segment and check that it is what the manifest and the segment before it say."""
@@ -292,7 +376,7 @@ class _Replay:
                 if before is None:
                     self._index.last = header.last
                 self._index.add_segment(entry.id)
-                return Scan(file, header, entry.end or entry.capacity)
+                return Scan(file, header, entry.end or entry.capacity, (entry.number, entry.checksum) if entry.end else None)
             if action is SegmentAction.OTHER_VERSION:
                 version = header.version if header else 0
                 raise StorageError(f"{path} has format version {version}: start the version of raftkv that wrote it, or a newer one")
@@ -303,27 +387,37 @@ class _Replay:
             f"it holds the entries after index {self._index.last.index}. {WAY_BACK}"
         )
 
-    def _apply(self, entry: SegmentEntry, records: list[Located]) -> None:
-        """Take the records of a sound group into the index."""
-        for located in records:
-            record = located.record
-            try:
-                if record.type == RecordType.RESET:
-                    self._index.reset(record_snapshot(record))
-                    self._window.clear()
-                    self._window_bytes = 0
-                    continue
-                self._index.append(record.index, record.term, located.offset)
-                taken = record_entry(record)
-                if taken.kind is EntryKind.CONFIGURATION:
-                    self._index.configure(record.index, record_configuration(record))
-            except (Hole, ValueError) as error:
-                path = segment_path(LOG_DIRECTORY, entry.id)
-                raise Corrupt(
-                    f"{path} at offset {located.offset}: entry {record.index} (term {record.term}) has sound checksums "
-                    f"and cannot be: {error}. {WAY_BACK}"
-                ) from error
-            self._remember(taken)
+    def _apply(self, entry: SegmentEntry, group: ScannedGroup) -> None:
+        """Take the records of a group into the index."""
+        for located in group.records:
+            self._take(entry.id, located.offset, located.record.index, located.record.term, located.record)
+        if group.rot is not None:
+            self._rot.append(RottenGroup(entry.id, group, group.rot))
+            for found in group.rot.records:
+                self._take(entry.id, found.offset, found.index, found.term, found.record)
+
+    def _take(self, segment: int, offset: int, index: Index, term: Term | None, record: Record | None) -> None:
+        """Take one record into the index; without `record` all that is known is its place."""
+        try:
+            if record is not None and record.type == RecordType.RESET:
+                self._index.reset(record_snapshot(record))
+                self._window.clear()
+                self._window_bytes = 0
+                return
+            if term is None:
+                self._index.append_unknown(index, offset)
+            else:
+                self._index.append(index, term, offset)
+            if record is not None:
+                entry = record_entry(record)
+                if entry.kind is EntryKind.CONFIGURATION:
+                    self._index.configure(index, record_configuration(record))
+                self._remember(entry)
+        except (Hole, ValueError) as error:
+            path = segment_path(LOG_DIRECTORY, segment)
+            raise Corrupt(
+                f"{path} at offset {offset}: entry {index} (term {term}) has sound checksums and cannot be: {error}. {WAY_BACK}"
+            ) from error
 
     def _remember(self, entry: Entry) -> None:
         """Keep the newest entries, within the bounds."""
@@ -343,17 +437,7 @@ class _Replay:
     def _corrupt_tail(self, scan: Scan, tail: Tail, entry: SegmentEntry | None = None) -> Corrupt:
         path = segment_path(LOG_DIRECTORY, entry.id if entry else self._manifest.segments[-1].id)
         damage = tail.damage or Damage(scan.position, "groups that were written are not there", after=scan.last)
-        if damage.entry is not None:
-            which = f"this is entry {damage.entry.index} (term {damage.entry.term})"
-        else:
-            after = damage.after or scan.last
-            which = f"what is lost comes after entry {after.index} (term {after.term})"
-        if tail.head is not None:
-            which += f", in a group that ends with entry {tail.head.last.index} (term {tail.head.last.term})"
-        return Corrupt(
-            f"{path} at offset {damage.offset}: {damage.what}; {which}. "
-            f"It was durable and has rotted, so the node may have promised it. {WAY_BACK}"
-        )
+        return Corrupt(_describe_rot(path, damage, scan.last, tail.head))
 
     def _settle(self) -> None:
         try:
@@ -367,7 +451,7 @@ class _Replay:
         """The segment files that the manifest does not list and that may go."""
         listed = {entry.id for entry in self._manifest.segments}
         newest = self._manifest.segments[-1].id
-        unlisted = [id_ for id_ in _segment_ids(self._disk) if id_ not in listed]
+        unlisted = [id_ for id_ in segment_ids(self._disk) if id_ not in listed]
         for id_ in unlisted:
             path = segment_path(LOG_DIRECTORY, id_)
             file = self._disk.open(path)
@@ -405,7 +489,7 @@ class _Replay:
                 return self._rewrite_in_place(scan, last_group)
         suspect = self._manifest.suspect
         if action is TailAction.SUSPECT:
-            suspect = max(suspect or 0, tail.head.last.index if tail.head else scan.last.index + 1)
+            suspect = max(suspect or 0, _doubtful(scan, tail))
         return self._next_segment(scan.position, scan.number, scan.checksum, scan.last, copy=None, suspect=suspect)
 
     def _next_segment(
@@ -467,3 +551,23 @@ class _Replay:
     def _committed(self) -> Index:
         """What is known to be committed, of what is in the log."""
         return min(max(self._commit, self._index.begin.index), self._index.last.index)
+
+
+def _doubtful(scan: Scan, tail: Tail) -> Index:
+    """The largest index that a bad last group may have held."""
+    return tail.head.last.index if tail.head else scan.last.index + 1
+
+
+def _describe_rot(path: str, damage: Damage, before: EntryId, head: GroupHead | None) -> str:
+    """What is wrong where, in a group after entry `before`."""
+    if damage.entry is not None:
+        which = f"this is entry {damage.entry.index} (term {damage.entry.term})"
+    else:
+        after = damage.after or before
+        which = f"what is lost comes after entry {after.index} (term {after.term})"
+    if head is not None:
+        which += f", in a group that ends with entry {head.last.index} (term {head.last.term})"
+    return (
+        f"{path} at offset {damage.offset}: {damage.what}; {which}. "
+        f"It was durable and has rotted, so the node may have promised it. {WAY_BACK}"
+    )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import google_crc32c
 from msgspec import Struct
 
 from raftkv.codec.record import (
@@ -19,23 +20,28 @@ from raftkv.codec.record import (
     DATA_OFFSET,
     FORMAT_VERSION,
     GROUP_BYTES,
+    RECORD_BYTES,
     SECTOR_BYTES,
     SEGMENT_HEADER_BYTES,
     Damage,
     GroupHead,
     Located,
+    RecordType,
     SegmentHeader,
+    Surveyed,
     decode_group,
     decode_head,
+    decode_record_header,
     decode_segment_header,
     encode_segment_header,
     find_head,
     missing_piece,
+    survey_group,
 )
 from raftkv.errors import DiskFull
-from raftkv.raft.types import EntryId
+from raftkv.raft.types import Entry, EntryId, EntryKind, Index
 from raftkv.storage.disk import Disk, File
-from raftkv.storage.recovery import Beyond, HeaderFound, Next
+from raftkv.storage.recovery import Beyond, HeaderFound, Next, RotAction, RotFacts, decide_rot
 
 _CHUNK_BYTES = 1 << 20
 _ZEROES = bytes(_CHUNK_BYTES)
@@ -187,9 +193,27 @@ class Window:
         return self._chunk[begin : begin + length]
 
 
+def read_entry(window: Window, segment: int, offset: int, index: Index, max_bytes: int) -> Entry | str:
+    """The entry `index`, whose record is at `offset`, or what is wrong with it. Its payload has at most `max_bytes`."""
+    header = decode_record_header(segment, offset, window.read(offset, RECORD_BYTES))
+    if header is None or header.index != index or header.length > max_bytes:
+        return "the record does not match its checksum"
+    payload = window.read(offset + RECORD_BYTES, header.length)
+    if len(payload) == header.length and google_crc32c.value(payload) == header.payload_crc:
+        return Entry(index, header.term, EntryKind(header.kind), payload)
+    return "the payload does not match its checksum"
+
+
+class Rot(Struct, frozen=True):
+    """The first thing that is wrong in a group, and what is known of each of its records."""
+
+    damage: Damage
+    records: list[Surveyed]
+
+
 class ScannedGroup(Struct, frozen=True):
-    """A sound group at `offset`, up to `end`. `before` is the last entry of the log before it, `previous` the checksum it chains
-    to."""
+    """A group at `offset`, up to `end`. `before` is the last entry of the log before it. If `rot` is set it is not sound, but known
+    well enough to go on behind it; `records` are then empty."""
 
     offset: int
     end: int
@@ -197,6 +221,7 @@ class ScannedGroup(Struct, frozen=True):
     checksum: int
     records: list[Located]
     before: EntryId
+    rot: Rot | None = None
 
 
 class Tail(Struct, frozen=True):
@@ -210,13 +235,17 @@ class Tail(Struct, frozen=True):
 
 
 class Scan:
-    """Reads the groups of one segment in order, up to `end` or to the first that is not sound, and keeps where it is.
+    """Reads the groups of one segment in order, up to `end` or to the first that cannot be passed, and keeps where it is.
 
-    `position` is the offset behind the last sound group or seal, `number` and `checksum` those of the last sound group, `last` the
-    log's last entry after it, `commit` the largest commit index seen, `sealed` whether nothing unsealed stands before `position`.
+    `position` is the offset behind the last group or seal, `number` and `checksum` those of the last group, `last` the log's last
+    entry after it, `commit` the largest commit index seen, `sealed` whether nothing unsealed stands before `position`, `rotten` what is
+    wrong with the first group that was passed although it is not sound. `recorded` are the number and the checksum of the group that
+    ends at `end`, if they are on record.
     """
 
-    def __init__(self, file: File, header: SegmentHeader, end: int) -> None:
+    def __init__(self, file: File, header: SegmentHeader, end: int, recorded: tuple[int, int] | None = None) -> None:
+        self.rotten: Damage | None = None
+        self._recorded = recorded
         self._file = file
         self._window = Window(file)
         self._id = header.id
@@ -232,7 +261,7 @@ class Scan:
         self._foreign = False
 
     def groups(self) -> Iterator[ScannedGroup]:
-        """The sound groups. When this ends, `position` and the rest say where, and `tail` why."""
+        """The groups. When this ends, `position` and the rest say where, and `tail` why."""
         while self.position + GROUP_BYTES <= self._end:
             head = decode_head(self._id, self.position, self._window.read(self.position, GROUP_BYTES))
             if head is None:
@@ -249,15 +278,21 @@ class Scan:
                 continue
             data = self._window.read(self.position, GROUP_BYTES + head.body_bytes)
             records, checksum, damage = decode_group(self._id, self.position, head, data)
+            rot: Rot | None = None
             if damage is not None:
-                self._stopped_at, self._damage = head, damage
-                return
+                passed = self._pass(head, data, damage)
+                if passed is None:
+                    self._stopped_at, self._damage = head, damage
+                    return
+                rot, checksum = passed
+                records = []
+                self.rotten = self.rotten or damage
             offset, before = self.position, self.last
             self.position += len(data)
             self.number, self.checksum, self.last = head.number, checksum, head.last
             self.commit = max(self.commit, head.commit)
             self.sealed = False
-            yield ScannedGroup(offset, self.position, head, checksum, records, before)
+            yield ScannedGroup(offset, self.position, head, checksum, records, before, rot)
 
     def tail(self) -> Tail:
         """What stands at `position`, after `groups` has ended."""
@@ -276,6 +311,27 @@ class Scan:
             return Tail(Next.ZERO, beyond, missing, damage)
         damage = Damage(self.position, "the record of a group does not match its checksum", after=self.last)
         return Tail(Next.ILLEGIBLE, beyond, missing, damage)
+
+    def _pass(self, head: GroupHead, data: bytes, damage: Damage) -> tuple[Rot, int] | None:
+        """What is known of the bad group at `position`, and its checksum, if reading can go on behind it."""
+        checksum = self._checksum_told(self.position + len(data), head.number)
+        records = survey_group(self._id, self.position, head, data)
+        rotten = [found.header for found in records or () if found.record is None]
+        reset = any(header is not None and header.type == RecordType.RESET for header in rotten)
+        action = decide_rot(RotFacts(checksum is not None, records is not None, reset, True))
+        if action is RotAction.CORRUPT or records is None or checksum is None:
+            return None
+        return Rot(damage, records), checksum
+
+    def _checksum_told(self, offset: int, number: int) -> int | None:
+        """The checksum of group `number`, as told by what stands at `offset`, right after it."""
+        if offset + GROUP_BYTES <= self._end:
+            head = decode_head(self._id, offset, self._window.read(offset, GROUP_BYTES))
+            if head is not None and head.number == number + (0 if head.seal else 1):
+                return head.previous
+        if self._recorded is not None and (offset, number) == (self._end, self._recorded[0]):
+            return self._recorded[1]
+        return None
 
     def _belongs(self, head: GroupHead) -> bool:
         if head.previous != self.checksum or self.position + GROUP_BYTES + head.body_bytes > self._end:

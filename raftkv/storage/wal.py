@@ -24,7 +24,6 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
-import google_crc32c
 from msgspec import Struct
 
 from raftkv.codec.record import (
@@ -35,13 +34,12 @@ from raftkv.codec.record import (
     GroupHead,
     RecordType,
     SegmentHeader,
-    decode_record_header,
     encode_group,
     encode_seal,
     group_bytes,
 )
 from raftkv.errors import Corrupt, DiskFull, InvariantBroken, StorageError
-from raftkv.raft.types import Configuration, Entry, EntryId, EntryKind, HardState, Index, SnapshotMeta, Term
+from raftkv.raft.types import Configuration, Entry, EntryId, HardState, Index, SnapshotMeta, Term
 from raftkv.storage.disk import DirectoryLock, Disk, File
 from raftkv.storage.hard_state import HardStateSlot, encode_slot
 from raftkv.storage.log_index import Stretch
@@ -49,7 +47,7 @@ from raftkv.storage.manifest import Manifest, SegmentEntry, store_manifest
 from raftkv.storage.plan import LogWrite, Plan, plan_group
 from raftkv.storage.recovery import WAY_BACK
 from raftkv.storage.replay import LOG_DIRECTORY, MANIFEST_PATH, SPARE_PATH, OpenedLog, Position, WalSettings, open_log
-from raftkv.storage.segment import Window, adopt_spare, create_segment, create_spare, discard_file, segment_path
+from raftkv.storage.segment import Window, adopt_spare, create_segment, create_spare, discard_file, read_entry, segment_path
 
 __all__ = ["LOCK_PATH", "LogWrite", "RecoveredLog", "Wal", "WalSettings"]
 
@@ -95,6 +93,8 @@ class Wal:
         self._readers: Counter[int] = Counter()
         """How many reads of each segment are under way: for so long it is neither closed nor removed."""
         self._created = opened.created
+        self.passed = opened.passed
+        """Which rot was passed over when the log was opened, because it does not count."""
         self.recovered = self._describe(opened.tail)
 
     @classmethod
@@ -103,6 +103,7 @@ class Wal:
 
         Raises:
             DirectoryInUse: another process, or another `Disk`, has it open.
+            Rotten: entries are damaged that other nodes may still have; `raftkv.storage.rotten.RottenLog` can repair it with them.
             Corrupt: something durable is lost or damaged; the message names file, offset and entry, and the way back.
             DiskFull: there is not even space for what recovery needs.
             StorageError: a newer program wrote it, or the disk failed.
@@ -424,15 +425,11 @@ class Wal:
             file.close()
 
     def _read_entry(self, window: Window, segment: int, offset: int, index: Index) -> Entry:
-        header = decode_record_header(segment, offset, window.read(offset, RECORD_BYTES))
-        what = "the record does not match its checksum"
-        if header is not None and header.index == index and header.length <= self._settings.max_entry_bytes:
-            payload = window.read(offset + RECORD_BYTES, header.length)
-            if len(payload) == header.length and google_crc32c.value(payload) == header.payload_crc:
-                return Entry(index, header.term, EntryKind(header.kind), payload)
-            what = "the payload does not match its checksum"
+        found = read_entry(window, segment, offset, index, self._settings.max_entry_bytes)
+        if isinstance(found, Entry):
+            return found
         raise Corrupt(
-            f"{segment_path(LOG_DIRECTORY, segment)} at offset {offset}: {what}; "
+            f"{segment_path(LOG_DIRECTORY, segment)} at offset {offset}: {found}; "
             f"this is entry {index} (term {self.term_at(index)}). {WAY_BACK}"
         )
 

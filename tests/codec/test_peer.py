@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 
 from raftkv.codec.frames import Stream
 from raftkv.codec.peer import (
+    EntriesFound,
+    EntriesWant,
     Fence,
     FileInfo,
     ForwardReads,
     ForwardWrites,
     Health,
+    Lack,
     ReadAnswers,
     ReadsRefused,
     SnapshotChunk,
@@ -47,7 +50,7 @@ from raftkv.raft.messages import (
     Vote,
     VoteResponse,
 )
-from raftkv.raft.types import Configuration, Entry, EntryKind, Member, SnapshotMeta
+from raftkv.raft.types import Configuration, Entry, EntryId, EntryKind, Member, SnapshotMeta
 
 ENVELOPE = ("n1", "n2", 3, 77)
 META = SnapshotMeta(9, 2, Configuration((Member("n1", 77, "h:1"), Member("n2", 78, "h:2")), ("n1", "n2")))
@@ -79,6 +82,8 @@ VALUES: list[tuple[int, Stream, Value]] = [
     (41, Stream.BULK, SnapshotChunk("snap-1", 0, 262144, b"\0" * 100)),
     (42, Stream.CONTROL, SnapshotDone("snap-1", False, "disk full")),
     (43, Stream.CONTROL, Transfer("n2")),
+    (44, Stream.CONTROL, EntriesWant(7, EntryId(9, 3), (EntryId(8, 0), EntryId(9, 3)))),
+    (45, Stream.BULK, EntriesFound(7, (Entry(9, 3, EntryKind.BATCH, b"\0\xff" * 99),), Lack.ROTTEN, True, 4)),
 ]
 IDS = [type(value).__name__ for _, _, value in VALUES]
 
@@ -139,6 +144,12 @@ def test_a_value_that_is_cut_off_is_refused(tag: int, stream: Stream, value: Val
         [6, *ENVELOPE, "match"],
         [6, *ENVELOPE, 1.5],
         "not UTF-8",
+        [44, 1, [9, 3], [[1, 1]] * 257],
+        [44, -1, [9, 3], []],
+        [44, 1, [9], []],
+        [45, 1, [[1, 1, 2, b""]] * 257, 0, False, 1],
+        [45, 1, [[1, 1, 99, b""]], 0, False, 1],
+        [45, 1, [], 4, False, 1],
         [48, 1, b"c" * 16, "n1", 1, 1, 0, "", "", b"n" * 32, ""],
     ],
 )

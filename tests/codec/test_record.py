@@ -35,6 +35,7 @@ from raftkv.codec.record import (
     record_entry,
     record_snapshot,
     reset_record,
+    survey_group,
 )
 from raftkv.raft.types import Configuration, Entry, EntryId, EntryKind, Member, SnapshotMeta
 
@@ -216,6 +217,52 @@ def test_a_segment_header_of_another_version_is_legible() -> None:
     """So that a newer file is refused for being newer and not for being damaged."""
     newer = SegmentHeader(0, 3, 8192, 5, 6, EntryId(9, 4), version=2)
     assert decode_segment_header(encode_segment_header(newer)) == newer
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 9), st.data())
+def test_what_is_known_of_a_damaged_group_is_right(count: int, first: int, data: st.DataObject) -> None:
+    """In a group with a row of entries, whatever stretches are overwritten: each record is told with its index; what is said to be sound
+    is what was written, and a term or header that is told is right. With a sound group record it is always told."""
+    terms = sorted(data.draw(st.lists(st.integers(1, 3), min_size=count, max_size=count)))
+    written = [
+        entry_record(Entry(first + place, term, EntryKind.BATCH, data.draw(st.binary(max_size=90)))) for place, term in enumerate(terms)
+    ]
+    group = encode_group(SEGMENT, DATA_OFFSET, GroupHead(5, 8, 1, EntryId(written[-1].index, written[-1].term)), written)
+    head = decode_head(SEGMENT, DATA_OFFSET, group.data)
+    assert head is not None
+    damaged = bytearray(group.data)
+    for _ in range(data.draw(st.integers(1, 4))):
+        begin = data.draw(st.integers(GROUP_BYTES, len(damaged) - 1))
+        noise = data.draw(st.binary(min_size=1, max_size=100))[: len(damaged) - begin]
+        damaged[begin : begin + len(noise)] = noise
+    found = survey_group(SEGMENT, DATA_OFFSET, head, bytes(damaged))
+    assert found is not None
+    assert [known.index for known in found] == [record.index for record in written]
+    assert len({known.offset for known in found}) == count
+    for known, record, offset in zip(found, written, group.offsets, strict=True):
+        assert known.record in (None, record)
+        assert known.term in (None, record.term)
+        if known.header is not None:
+            assert (known.offset, known.header.length, known.term) == (offset, len(record.payload), record.term)
+        intact = damaged[offset - DATA_OFFSET :][: RECORD_BYTES + len(record.payload)]
+        assert (known.record is not None) == (intact == group.data[offset - DATA_OFFSET :][: len(intact)])
+
+
+@settings(max_examples=200, deadline=None)
+@given(records, st.data())
+def test_a_damaged_group_of_any_records_is_surveyed_without_an_error(written: list[Record], data: st.DataObject) -> None:
+    """Entries that jump, as where a group overwrites its own, may leave it open what was lost; a record that is told as sound is one
+    that was written."""
+    damaged, head = _group(written)
+    changed = bytearray(damaged)
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(GROUP_BYTES, len(changed) - 1))] ^= data.draw(st.integers(1, 255))
+    found = survey_group(SEGMENT, DATA_OFFSET, head, bytes(changed))
+    if found is not None:
+        assert len(found) == head.count
+        assert all(known.record is None or known.record in written for known in found)
+    assert survey_group(SEGMENT, DATA_OFFSET, head, bytes(changed[:-8])) is None
 
 
 def test_entries_snapshots_and_configurations_survive_as_records() -> None:

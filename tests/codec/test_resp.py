@@ -127,6 +127,34 @@ def test_no_more_than_asked_for_at_a_time() -> None:
     assert parser.feed(b"", 0) == []
 
 
+def test_a_rest_that_is_no_request_ends_the_backlog() -> None:
+    """`feed` stopped at `most`, and what is left is only the beginning of a line: more bytes have to come, also when a request before it
+    had arrived in pieces that ended with an argument."""
+    parser = RequestParser(RequestLimits())
+    assert parser.feed(b"*2\r\n$4\r\nECHO\r\n") == []
+    assert parser.feed(b"$1\r\nx\r\n*1", 1) == [[b"ECHO", b"x"]]
+    assert parser.feed(b"", 1) == []
+    assert not parser.backlog
+    assert parser.feed(b"\r\n$4\r\nPING\r\n", 1) == [[b"PING"]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(requests, st.sampled_from([1, 2, 11]))
+def test_no_cut_and_no_bound_keeps_a_parser_busy(wanted: list[list[bytes]], most: int) -> None:
+    """As long as there is a backlog, each `feed` finds a request or ends it: otherwise a client would not be read from again."""
+    for size in (1, 2, 7, 30):
+        data = b"".join(map(encode, wanted))
+        parser = RequestParser(RequestLimits())
+        found: list[list[bytes]] = []
+        for at in range(0, len(data), size):
+            found += parser.feed(data[at : at + size], most)
+            while parser.backlog:
+                more = parser.feed(b"", most)
+                assert more or not parser.backlog
+                found += more
+        assert found == wanted
+
+
 def test_empty_requests_are_work_too() -> None:
     """`most` bounds what is looked at in one call, also when nothing comes of it."""
     parser = RequestParser(RequestLimits())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 from raftkv_cli.demo_writers import Writers
@@ -143,17 +144,112 @@ def test_a_follower_behind_the_log_gets_a_snapshot(make_cluster: MakeCluster) ->
     check_all(cluster, written)
 
 
-def test_rot_in_the_log_stops_the_node_and_names_the_place(cluster: Cluster) -> None:
-    """A bit that flipped in the middle of a node's log: the node refuses to start and names the file; the others serve on."""
+def rotten(cluster: Cluster, name: str, value: str, before: int = 0) -> None:
+    """Let the killed node `name` find a bit of its log flipped where `value` was written, or so many bytes before that."""
+    [segment] = sorted((cluster.data_dir(name) / "wal").glob("*.log"))
+    flip_a_bit(segment, segment.read_bytes().index(value.encode()) - before)
+    problem = inspect_log(cluster.data_dir(name)).problem
+    assert problem is not None
+    assert problem.file.endswith(segment.name)
+
+
+def wait_for_repair(cluster: Cluster, name: str) -> None:
+    """Wait until the node `name`, whose log is rotten, can ask another."""
+
+    def asks() -> bool:
+        _, found, after = cluster.log(name).rpartition("log_rotten")
+        return bool(found) and "peer_connected" in after
+
+    cluster.wait(f"{name} to be in repair", asks)
+
+
+def test_rot_in_the_log_is_repaired_with_the_other_nodes(cluster: Cluster) -> None:
+    """A bit that flipped in the middle of a node's log: the node gets the entry from the others, and its log is what it was."""
+    [follower, *_] = cluster.followers()
+    written = fill(cluster, 200)
+    cluster.wait_until_equal()
+    cluster.kill(follower)
+    rotten(cluster, follower, list(written.values())[100])
+    cluster.start(follower)
+    cluster.wait_until_equal()
+    assert "log_rotten" in cluster.log(follower)
+    assert "log_repaired" in cluster.log(follower)
+    assert "suspect" not in cluster.log(follower)
+    cluster.kill(follower)
+    assert inspect_log(cluster.data_dir(follower)).problem is None
+    cluster.start(follower)
+    leader = cluster.wait_for_leader()
+    cluster.wait_until_equal()
+    cluster.kill(leader)
+    cluster.wait_for_leader(but_not=leader)
+    check_all(cluster, written)
+
+
+def test_rot_that_the_state_holds_needs_no_other_node(make_cluster: MakeCluster) -> None:
+    """A node that stopped in order has everything in its state, so its log begins after that; also when it is all alone."""
+    cluster = make_cluster(count=1)
+    written = fill(cluster, 200)
+    cluster.process("n1").signal(signal.SIGTERM)
+    assert cluster.process("n1").wait(30) == 0
+    rotten(cluster, "n1", list(written.values())[100])
+    cluster.start("n1")
+    cluster.wait_for_leader()
+    check_all(cluster, written)
+
+
+def test_rot_in_all_copies_is_waited_out(cluster: Cluster) -> None:
+    """An entry that is rotten on every node: nobody serves, nobody forgets, and all go on once one of them has it back."""
+    written = fill(cluster, 200)
+    cluster.wait_until_equal()
+    cluster.kill(*cluster.names)
+    value = list(written.values())[100]
+    for name in cluster.names:
+        rotten(cluster, name, value)
+        cluster.start(name)
+    for name in cluster.names:
+        wait_for_repair(cluster, name)
+    assert cluster.status() is None
+    assert cluster.running() == cluster.names
+    cluster.process("n1").signal(signal.SIGTERM)
+    assert cluster.process("n1").wait(30) == 0
+    [segment] = sorted((cluster.data_dir("n1") / "wal").glob("*.log"))
+    payload = bytes([value.encode()[0] ^ 1]) + value.encode()[1:]
+    flip_a_bit(segment, segment.read_bytes().index(payload))
+    cluster.start("n1")
+    cluster.wait_for_leader()
+    cluster.wait_until_equal()
+    check_all(cluster, written)
+
+
+def test_a_majority_in_repair_waits_for_the_node_that_has_the_entry(cluster: Cluster) -> None:
+    """Two nodes miss an entry that only the third has, which stands still: they wait for it, and serve again with it."""
+    [one, other] = cluster.followers()
+    leader = cluster.wait_for_leader()
+    written = fill(cluster, 200)
+    cluster.wait_until_equal()
+    cluster.kill(one, other)
+    value = list(written.values())[100]
+    rotten(cluster, one, value)
+    rotten(cluster, other, value)
+    cluster.process(leader).signal(signal.SIGSTOP)
+    cluster.start(one)
+    cluster.start(other)
+    wait_for_repair(cluster, one)
+    wait_for_repair(cluster, other)
+    assert "log_repaired" not in cluster.log(one)
+    cluster.process(leader).signal(signal.SIGCONT)
+    cluster.wait_until_equal()
+    check_all(cluster, written)
+
+
+def test_rot_in_what_holds_the_log_together_stops_the_node(cluster: Cluster) -> None:
+    """Where not even what is lost can be told, the node refuses to start and names the file; the others serve on."""
     [follower, *_] = cluster.followers()
     written = fill(cluster, 200)
     cluster.wait_until_equal()
     cluster.kill(follower)
     [segment] = sorted((cluster.data_dir(follower) / "wal").glob("*.log"))
-    flip_a_bit(segment, segment.read_bytes().index(list(written.values())[100].encode()))
-    problem = inspect_log(cluster.data_dir(follower)).problem
-    assert problem is not None
-    assert problem.file.endswith(segment.name)
+    flip_a_bit(segment, 4096 + 20)  # the record of the first group
     assert cluster.start(follower).wait(30) == 1
     assert segment.name in cluster.log(follower)
     check_all(cluster, written)

@@ -110,3 +110,21 @@ def test_stamps_stay_within_what_good_clocks_say(walls: list[int], bad: list[int
         assert stamp_ms >= last_ms + step
         assert stamp_ms <= max(NOW, *walls[:3]) + mono_ms
         last_ms = stamp_ms
+
+
+def test_a_leader_that_has_not_seen_the_stamps_does_not_begin_with_its_own_clock() -> None:
+    """When a majority's clocks are known, a leader that is a year ahead and finds no stamp yet begins with what they agree on."""
+    bad = clock(n1=NOW + YEAR, n2=NOW, n3=NOW + 7)
+    bad.start(0, 0)
+    assert bad.stamp(5, 2) == NOW + 12
+    assert bad.stamp(9, 2) == NOW + 16
+
+
+def test_what_a_leader_has_stamped_is_not_taken_back() -> None:
+    """Once there is a stamp, the clock does not go back when the clocks of a majority become known."""
+    alone = LogClock("n1")
+    alone.observe("n1", NOW + HOUR, 0)
+    alone.start(0, 0)
+    assert alone.stamp(5, 2) == NOW + HOUR + 5
+    alone.observe("n2", NOW, 6)
+    assert alone.stamp(10, 2) == NOW + HOUR + 10

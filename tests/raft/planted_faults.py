@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from raftkv.raft.candidate import Candidate
+from raftkv.raft.candidate import Candidate, PreCandidate
 from raftkv.raft.follower import Follower
 from raftkv.raft.leader import Leader
 from raftkv.raft.log import Log
 from raftkv.raft.membership import Membership, View
-from raftkv.raft.messages import Append, AppendResponse, InstallSnapshot, Message, PreVoteResponse, VoteResponse
+from raftkv.raft.messages import Append, AppendResponse, InstallSnapshot, Message, PreVoteResponse, SnapshotRequest, VoteResponse
 from raftkv.raft.node import Raft
 from raftkv.raft.progress import Progress
 from raftkv.raft.reads import Reads
@@ -436,6 +436,18 @@ def pre_votes_of_older_terms_are_dropped(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Raft, "_pass_term_gate", gate)
 
 
+@fault(45)
+def fenced_nodes_never_campaign(patch: pytest.MonkeyPatch) -> None:
+    """The only node with everything that is committed waits for ever, because it has no state."""
+    patch.setattr(Raft, "_is_last_resort", property(lambda raft: False))
+
+
+@fault(45)
+def fenced_leaders_stay(patch: pytest.MonkeyPatch) -> None:
+    """A leader that cannot serve does not hand over to one that could."""
+    patch.setattr(Leader, "_give_way", lambda leader: None)
+
+
 @fault(46)
 def the_age_of_a_write_is_ignored(patch: pytest.MonkeyPatch) -> None:
     """A hung disk is waited for."""
@@ -466,7 +478,35 @@ def nobody_holds_to_a_leader(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Raft, "_holds_to_leader", lambda raft, transfer: False)
 
 
+@fault(49)
+def grants_of_different_rounds_add_up(patch: pytest.MonkeyPatch) -> None:
+    """Nodes that were without the leader one after the other count as a majority that is without it."""
+    original = PreCandidate.start
+
+    def start(candidate: Any) -> None:
+        votes = dict(candidate._votes)
+        original(candidate)
+        candidate._votes.update(votes)
+
+    patch.setattr(PreCandidate, "start", start)
+
+
 # -- of this design's own making
+
+
+@fault(50)
+def a_fenced_leader_sends_snapshots(patch: pytest.MonkeyPatch) -> None:
+    """Whoever asks gets the state of a leader that has none, or a wrong one."""
+    original = Leader.step
+
+    def step(leader: Any, message: Message) -> None:
+        raft = leader._raft
+        if isinstance(message, SnapshotRequest):
+            raft.send(InstallSnapshot(raft.node, message.sender, raft.term, raft.incarnation, raft.log.begin))
+        else:
+            original(leader, message)
+
+    patch.setattr(Leader, "step", step)
 
 
 @fault(52)
@@ -514,6 +554,17 @@ def a_suspect_node_campaigns(patch: pytest.MonkeyPatch) -> None:
 
     def may(raft: Any) -> bool:
         return raft.node in raft.view.voting and raft._fenced is None and raft._snapshot is None
+
+    patch.setattr(Raft, "may_campaign", property(may))
+
+
+@fault(54)
+def a_last_resort_sets_every_doubt_aside(patch: pytest.MonkeyPatch) -> None:
+    """A node that has lost its state campaigns at last, although it may have lost a part of its log, too."""
+    original = vars(Raft)["may_campaign"].fget
+
+    def may(raft: Any) -> bool:
+        return original(raft) or (raft._fenced is not None and raft._is_last_resort)
 
     patch.setattr(Raft, "may_campaign", property(may))
 

@@ -3,13 +3,14 @@
 A step is a whole number; its lowest byte chooses what happens and the two above it to whom. So a list of numbers is a schedule:
 hypothesis can draw and shrink it, a seed can stand for a long one, and a failure can be replayed from what is printed.
 
-First comes the storm, in which only safety is demanded (`Oracle`); then the calm: every link mended, every node up, every disk
-prompt, and within a bounded time there must be a leader, a committed proposal, and equal machines. A schedule does only what the
-design promises to survive: at most a minority is ever wiped, and at most one node at a time has a suspect log.
+First comes the storm, in which only safety is demanded (`Oracle`); then the calm: every link mended, every disk prompt, at first only a
+majority up and then every node, and within a bounded time there must be a leader, a committed proposal, and equal machines. A schedule
+does only what the design promises to survive: at most a minority is ever wiped, and at most one node at a time has a suspect log.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterable, Sequence
 
@@ -307,16 +308,46 @@ class Storm:
     # -- the calm
 
     def calm(self) -> None:
-        """With everything mended, the cluster must come to work again.
+        """With everything mended, the cluster must come to work again: first as a majority, if there is one that can, then whole.
 
         Raises:
             Violation: it does not within `CALM_TICKS`.
         """
         network = self.network
         network.heal()
-        for rank, node in enumerate(network.nodes.values()):
+        for node in network.nodes.values():
             node.held.persist = node.held.apply = node.held.fetch = False
-            node.patience.fraction = rank / len(self.names)
+        for names in (self.sufficient(), self.names):
+            if names is not None:
+                self.recover([network[name] for name in names])
+
+    def sufficient(self) -> list[str] | None:
+        """A majority that can do without the others: each of it knows who decides, and none has lost a part of its log. Some of it may
+        have lost their state, if the others still find in their logs what they need. Such a majority comes first: it is the hardest."""
+        disks = {name: node.disk for name, node in self.network.nodes.items()}
+        if not all(disk_configuration(node).members[0].incarnation for node in self.network.nodes.values()):
+            return None
+        found: list[list[str]] = []
+        for chosen in itertools.combinations(self.names, len(self.names) // 2 + 1):
+            stateless = [name for name in chosen if self.lacks_state(self.network[name])]
+            last = min(disks[name].last.index for name in chosen)
+            sound = all(name not in self.wiped and disks[name].suspect is None for name in chosen)
+            if sound and all(disks[name].begin.index <= last for name in stateless) and len(stateless) < len(chosen):
+                found.insert(0 if stateless else len(found), list(chosen))
+        return found[0] if found else None
+
+    def lacks_state(self, node: Node) -> bool:
+        """Whether a node has no usable state, or would have none after a start."""
+        return node.raft.fenced is not None if node.up else node.lacks_state
+
+    def recover(self, nodes: list[Node]) -> None:
+        """Let `nodes` be up and all others down, and wait until they work."""
+        network = self.network
+        for node in network.running:
+            if node not in nodes:
+                node.crash()
+        for rank, node in enumerate(nodes):
+            node.patience.fraction = rank / len(nodes)
             if not node.up:
                 node.start()
             node.settle()
@@ -329,14 +360,13 @@ class Storm:
             if leader is None:
                 continue
             if proposed is None or proposed.term != leader.raft.term:
-                self.refusable(leader, lambda: None)
                 try:
                     proposed = leader.raft.propose(b"calm")
                 except Refused:
                     continue
                 leader.settle()
                 network.stabilize()
-            if self.at_rest(proposed):
+            if self.at_rest(nodes, proposed):
                 return
         states = ", ".join(
             f"{node.name} {node.raft.role} t{node.raft.term} committed {node.raft.committed} machine {node.machine.index}"
@@ -345,9 +375,9 @@ class Storm:
         )
         raise Violation("progress", f"no progress in {CALM_TICKS} calm ticks: {states}")
 
-    def at_rest(self, proposed: EntryId) -> bool:
-        """Whether every machine holds the proposal, and they are equal."""
-        states = {node.machine for node in self.network.nodes.values()}
+    def at_rest(self, nodes: list[Node], proposed: EntryId) -> bool:
+        """Whether every machine of `nodes` holds the proposal, and they are equal."""
+        states = {node.machine for node in nodes}
         return len(states) == 1 and next(iter(states)).index >= proposed.index and self.network.oracle.commit_high >= proposed.index
 
 

@@ -119,6 +119,26 @@ def test_who_lost_the_leader_asks_again_those_who_kept_silent() -> None:
     assert role_of(raft) is Role.CANDIDATE
 
 
+def test_grants_of_different_rounds_do_not_add_up() -> None:
+    """A node that lost the leader asks again and again. Two others, which lose the leader for a moment at different times, are never
+    together without it, and so do not help to depose it (HAZARDS 44, 49)."""
+    network = Network(FIVE)
+    network.elect("n5")
+    network.cut |= {("n1", "n5"), ("n5", "n1")}
+    network["n1"].does(lambda raft: raft.peer_lost("n5"))
+    network.tick("n1", times=TEST_CONFIG.lost_leader_ticks)
+    network.stabilize()
+    for name in ("n2", "n3"):
+        network[name].does(lambda raft: raft.peer_lost("n5"))
+        network.tick("n1", times=HEARTBEAT)
+        network.stabilize()
+        network.tick("n5", times=HEARTBEAT)
+        network.stabilize()
+        assert network[name].raft.leader == "n5"
+    assert network["n1"].raft.role is Role.PRE_CANDIDATE
+    assert network["n5"].leads(1)
+
+
 def test_who_heard_nothing_for_long_asks_once() -> None:
     """A pre-candidate whose leader fell silent asks once an election timeout: others have been as patient as it has."""
     raft = bare(1)

@@ -14,6 +14,8 @@ import pytest
 
 from raftkv.errors import RaftkvError
 from raftkv.raft.ready import Role
+from tests.raft import test_election as election
+from tests.raft import test_fenced as fenced
 from tests.raft import test_own_rules as own
 from tests.raft import test_paper as paper
 from tests.raft import test_thesis as thesis
@@ -83,10 +85,14 @@ CHECKS: dict[str, list[Check]] = {
     "elections_without_pre_vote": [thesis.test_9_6_an_isolated_node_does_not_inflate_its_term, trace("prevote")],
     "leaders_without_check_quorum": [thesis.test_6_2_a_leader_without_quorum_steps_down, trace("check_quorum")],
     "pre_votes_of_older_terms_are_dropped": [own.test_a_pre_vote_of_a_node_in_an_older_term_counts],
+    "fenced_nodes_never_campaign": [partial(fenced.test_the_only_electable_node_is_fenced, "lost"), trace("last_resort")],
+    "fenced_leaders_stay": [partial(fenced.test_the_only_electable_node_is_fenced, "wrong"), trace("last_resort")],
+    "a_fenced_leader_sends_snapshots": [fenced.test_a_fenced_leader_sends_no_snapshot],
     "the_age_of_a_write_is_ignored": [trace("disk_stall")],
     "a_transfer_never_ends": [thesis.test_3_10_a_transfer_that_takes_too_long_is_given_up, trace("transfer_timeout")],
     "a_peer_stays_in_probe": [thesis.test_10_2_2_appends_are_pipelined, trace("pipeline")],
     "nobody_holds_to_a_leader": [thesis.test_4_2_3_a_vote_request_does_not_disturb_who_hears_a_leader, trace("stickiness")],
+    "grants_of_different_rounds_add_up": [election.test_grants_of_different_rounds_do_not_add_up],
     "a_lost_connection_shortens_the_promise": [
         thesis.test_6_4_1_a_lost_connection_does_not_shorten_the_promise,
         trace("lease_and_lost_connection"),
@@ -94,6 +100,7 @@ CHECKS: dict[str, list[Check]] = {
     "survivors_hint_at_once": [own.test_survivors_of_a_broken_connection_do_not_collide],
     "a_suspect_node_votes": [trace("suspect")],
     "a_suspect_node_campaigns": [trace("suspect")],
+    "a_last_resort_sets_every_doubt_aside": [partial(fenced.test_doubts_about_the_log_are_never_set_aside, 9, 101)],
 }
 """For each fault the checks of which *every one* must fail."""
 
@@ -114,6 +121,8 @@ STORMY = [
     "the_position_moves_without_the_state",
     "a_wiped_node_is_taken_for_the_old_one",
     "elections_without_pre_vote",
+    "fenced_nodes_never_campaign",
+    "fenced_leaders_stay",
     "a_peer_stays_in_probe",
     "a_suspect_node_votes",
 ]

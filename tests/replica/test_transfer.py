@@ -211,6 +211,20 @@ def test_a_damaged_chunk_fails_the_transfer_and_the_next_one_succeeds() -> None:
 NO_PLACES: tuple[dict[str, int], ...] = ({"offset": -1}, {"offset": 1 << 40}, {"offset": (1 << 63) - 1})
 
 
+def test_a_checkpoint_that_has_rotted_is_not_offered_again() -> None:
+    """When a peer finds that a file differs, the next transfer is of a new checkpoint, and succeeds."""
+    pair = Pair()
+    pair.start()
+    (name,) = [path for path in pair.disks[0].files() if path.startswith("state/snap-")]
+    pair.disks[0].flip(name, 1_000)
+    pair.deliver()
+    assert pair.finished == [("n2", False)]
+    pair.start()
+    pair.deliver()
+    assert pair.finished == [("n2", False), ("n2", True)]
+    assert not [path for path in pair.disks[0].files() if path.startswith("state/snap-")]
+
+
 @pytest.mark.parametrize("change", [{"file": 99}, {"size": 0}, {"size": CHUNK_BYTES + 1}, *NO_PLACES])
 def test_a_want_that_makes_no_sense_is_ignored(change: dict[str, int]) -> None:
     """A peer cannot make the sender read what it did not offer."""
@@ -438,3 +452,33 @@ def test_a_full_disk_while_a_snapshot_arrives_fails_only_the_transfer() -> None:
     outcomes = _errors_while_receiving(DiskFull("no space left"))
     assert outcomes.count("raised") <= 2
     assert outcomes.count("again") > 10
+
+
+def test_an_offer_that_comes_while_another_snapshot_is_verified_is_answered() -> None:
+    """A leader whose offer cannot be taken now is told so, and need not wait until its patience is over."""
+    pair = Pair()
+    held: list[Callable[[], None]] = []
+
+    def sends(node: str, frame: object) -> bool:
+        pair.frames.append((node, frame))
+        pair.sent.append(frame)
+        return True
+
+    def background(work: Callable[[], object], done: Callable[[object], None]) -> None:
+        if getattr(work, "__name__", "") == "finish":
+            held.append(lambda: _now(work, done))
+        else:
+            _now(work, done)
+
+    pair.receiver = SnapshotReceiver(pair.states[1], background, sends, lambda m, s: pair.received.append((m, s)), pair.refusals.append)
+    pair.start()
+    pair.deliver()
+    (finish,) = held
+    offer = next(frame for frame in pair.sent if isinstance(frame, SnapshotOffer))
+    pair.receiver.offered("n3", SnapshotOffer("other", offer.message, offer.files))
+    refusal = pair.sent[-1]
+    assert isinstance(refusal, SnapshotDone)
+    assert (refusal.id, refusal.ok) == ("other", False)
+    pair.frames.clear()
+    finish()
+    assert len(pair.received) == 1

@@ -120,6 +120,7 @@ class Node:
             self.reply,
             clock,
             cluster.draw_session,
+            lambda: None,  # every event ends with a flush
         )
         self.clients.clear()
         for number in range(CLIENTS_PER_NODE):

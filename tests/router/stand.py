@@ -92,8 +92,8 @@ class Stand:
             self._reply,
             clock,
             lambda: next(self._sessions),
-            lambda: self.facts,
             self._wake,
+            lambda: self.facts,
         )
         self.router.open(1, "127.0.0.1:50001")
 

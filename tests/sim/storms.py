@@ -7,12 +7,13 @@ from msgspec.structs import replace
 from raftkv.raft.config import Config
 from raftkv.replica import ReplicaSettings
 from raftkv.router.ports import RouterSettings
-from raftkv.sim.cluster import run_seed
+from raftkv.sim.cluster import Run, run_seed
 from raftkv.sim.network import NetworkFaults
-from raftkv.sim.node import SimNode, Tuning
+from raftkv.sim.node import SimNode
 from raftkv.sim.swarm import Rates, Swarm
 from raftkv.sim.trace import Violation
 from raftkv.sim.workload import Load
+from raftkv.sim.world import Tuning
 from raftkv.storage.wal import WalSettings
 
 TUNING = Tuning(
@@ -56,7 +57,7 @@ def first_violation(swarm: Swarm, seeds: int, node_class: type[SimNode] = SimNod
     """What the first of the seeds 1 … `seeds` that finds something finds."""
     for seed in range(1, seeds + 1):
         try:
-            run_seed(seed, swarm=swarm, node_class=node_class)
+            run_seed(seed, Run(swarm=swarm, node_class=node_class))
         except Violation as violation:
             return violation
     return None

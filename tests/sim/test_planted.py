@@ -21,11 +21,13 @@ from raftkv.kv.sessions import SessionChanges
 from raftkv.kv.store import Store
 from raftkv.raft.leader import Leader
 from raftkv.raft.membership import View
+from raftkv.raft.node import Raft
 from raftkv.raft.types import HardState
 from raftkv.router.connection import _PENDING, Connection
 from raftkv.router.writes import OwnWrites, Sealed
 from raftkv.sim.log import SimLog
-from raftkv.sim.node import SimNode, WatchedMachine
+from raftkv.sim.machine import WatchedMachine
+from raftkv.sim.node import SimNode
 from raftkv.sim.store import ModelStore
 from raftkv.sim.swarm import Rates, Swarm
 from raftkv.storage.plan import LogWrite
@@ -98,7 +100,7 @@ def test_a_disk_that_lies_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
             super().start()
             self.disk.lying = self.alive
 
-    rules = ("no failure", "state machine safety", "log matching", "acknowledged writes", "restart", "one vote", "equal states")
+    rules = ("no failure", "state machine safety", "log matching", "acknowledged writes", "restart", "leader completeness", "equal states")
     caught(storm(BLACKOUTS), 3, *rules, node_class=LyingNode)
 
 
@@ -144,7 +146,13 @@ def test_reads_without_a_round_are_caught(monkeypatch: pytest.MonkeyPatch) -> No
 def test_reads_before_the_first_commit_of_a_term_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """26: a new leader does not know what is committed before an entry of its own term is."""
     monkeypatch.setattr(Leader, "_committed_own_term", property(lambda self: True))
-    caught(storm(Rates(kill=600, pause=600), storm_ms=2_500), 20, "linearizable reads")
+    caught(storm(Rates(transfer=120, partition=500), storm_ms=2_500), 20, "linearizable reads")
+
+
+def test_a_node_without_state_that_never_leads_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """45: of a majority that is up, the node with the only complete log may be one that has lost its state."""
+    monkeypatch.setattr(Raft, "_is_last_resort", property(lambda self: False))
+    caught(storm(Rates(lose_state=300, partition=400, kill=500), tuning=COMPACTING, storm_ms=1_000), 45, "liveness")
 
 
 def test_a_position_without_the_data_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,8 +175,8 @@ def test_a_crash_between_the_snapshot_and_the_log_is_caught(monkeypatch: pytest.
     """32, 55: a state that is newer than the log begins a new log, and does not keep the node from starting."""
     lost, replay = startup.Agreement.STATE_LOST, startup.Agreement.REPLAY
     monkeypatch.setattr(startup, "reconcile", lambda begin, last, applied, *terms, fenced: lost if applied < begin else replay)
-    rates = Rates(crash_in_operation=150, lose_state=400, kill=500)
-    caught(storm(rates, tuning=COMPACTING, storm_ms=5_000), 25, "no failure", "invariant", "apply durable", "state machine safety")
+    rates = Rates(crash_in_operation=80, lose_state=300, kill=900, compact=150)
+    caught(storm(rates, tuning=COMPACTING, storm_ms=5_000), 6, "no failure", "invariant", "apply durable", "state machine safety")
 
 
 def test_cutting_the_log_before_the_state_is_durable_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,22 +12,25 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from raftkv.codec.record import Record, encode_group
 from raftkv.errors import Corrupt, StorageError
-from raftkv.raft.types import HardState, Index, SnapshotMeta, Term
+from raftkv.raft.types import Entry, EntryKind, HardState, Index, SnapshotMeta, Term
 from raftkv.sim.disk import SimDisk, Survival
 from raftkv.storage import disk as disk_module
-from raftkv.storage import replay
+from raftkv.storage import replay, rotten, segment
 from raftkv.storage.disk import DirectoryLock, Disk, File
 from raftkv.storage.hard_state import SLOT_BYTES, HardStateFile, HardStateSlot, encode_slot
 from raftkv.storage.log_index import LogIndex
 from raftkv.storage.manifest import Manifest, store_manifest
-from raftkv.storage.recovery import TailAction, TailFacts, decide_tail
+from raftkv.storage.recovery import RotAction, TailAction, TailFacts, decide_tail
+from raftkv.storage.replay import RottenGroup
+from raftkv.storage.rotten import RottenEntry, RottenLog
 from raftkv.storage.segment import segment_path
 from raftkv.storage.wal import LogWrite, Wal
 from raftkv.storage.writer import LogThread
-from tests.storage.log_model import Driver, Step, continue_and_check, count_operations, entries, run_until_crash
+from tests.storage.log_model import SMALL, Driver, Step, continue_and_check, count_operations, entries, run_until_crash
 from tests.storage.test_crash import FATES, WORKLOADS
-from tests.storage.test_rot import SECOND, outcome, write_log
+from tests.storage.test_rot import SECOND, Written, outcome, write_log
 from tests.storage.test_writer import Heard
 
 
@@ -313,12 +316,82 @@ def test_hazard_54_a_seal_that_is_not_heeded(monkeypatch: pytest.MonkeyPatch) ->
 
     written = write_log(sealed=True)
     disk = written.fresh_disk()
-    disk.flip(SECOND, written.last_group[0] + 100)
+    disk.flip(SECOND, written.last_group[0] + 3)
     assert outcome(disk, written.model, written.before_last) == "corrupt"
     monkeypatch.setattr(replay, "decide_tail", heedless)
     disk = written.fresh_disk()
-    disk.flip(SECOND, written.last_group[0] + 100)
+    disk.flip(SECOND, written.last_group[0] + 3)
     assert outcome(disk, written.model, written.before_last) != "corrupt"
+
+
+def _rotten_disk() -> tuple[Written, SimDisk]:
+    written = write_log(sealed=True)
+    disk = written.fresh_disk()
+    disk.flip(SECOND, disk.content(SECOND).index(b"5/1 5/1") - 5)  # the header of entry 5
+    return written, disk
+
+
+def test_rot_that_counts_and_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that opens a log with a hole in it finds out when somebody needs the entry, after it has voted with it."""
+    written, disk = _rotten_disk()
+    assert outcome(disk, written.model, written.before_last) == "repaired"
+    monkeypatch.setattr(replay, "decide_rot", lambda facts: RotAction.NOTE)
+    written, disk = _rotten_disk()
+    with pytest.raises(Corrupt, match="entry 5"):
+        outcome(disk, written.model, written.before_last)
+
+
+def test_rot_that_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that ends its log before the rot, and thinks nothing of it, forgets what it has acknowledged."""
+    monkeypatch.setattr(segment, "decide_rot", lambda facts: RotAction.CORRUPT)
+    monkeypatch.setattr(replay, "decide_tail", lambda facts: TailAction.DROP)
+    written, disk = _rotten_disk()
+    with pytest.raises(AssertionError, match="acknowledged entries were lost in silence"):
+        outcome(disk, written.model, written.before_last)
+
+
+def test_a_repair_that_does_not_compare_the_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a header is lost nothing but the checksum of the group tells whether an entry is the one that was written."""
+
+    def write(self: RottenLog, bad: RottenGroup, records: list[Record]) -> bool:
+        encoded = encode_group(bad.segment, bad.group.offset, bad.group.head, records)
+        self._survey.files[bad.segment].write_at(bad.group.offset, encoded.data)
+        return True
+
+    def answered_wrongly() -> list[RottenEntry]:
+        _, disk = _rotten_disk()
+        log = RottenLog.open(disk, SMALL)
+        before = disk.files()
+        [bad] = log.needed
+        useless = log.mend({bad: Entry(5, 1, EntryKind.BATCH, b"5/2 " * 10)})
+        assert disk.files() == before
+        return useless
+
+    assert len(answered_wrongly()) == 1
+    monkeypatch.setattr(RottenLog, "_write", write)
+    with pytest.raises(Corrupt, match="group 5 does not follow group 4"):
+        answered_wrongly()
+
+
+def test_a_log_ended_before_the_rot_without_suspicion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is given up may have been acknowledged: the node must not vote until it knows again what that was."""
+
+    def forgetful(disk: Disk, path: str, manifest: Manifest) -> None:
+        store_manifest(disk, path, Manifest(manifest.group, manifest.begin, manifest.segments, None))
+
+    def given_up() -> str:
+        written, disk = _rotten_disk()
+        log = RottenLog.open(disk, SMALL)
+        log.end_before_rot()
+        log.close()
+        wal = Wal.open(disk, SMALL)
+        assert wal.suspect == written.model.last.index, "acknowledged entries were lost in silence"
+        return "suspect"
+
+    assert given_up() == "suspect"
+    monkeypatch.setattr(rotten, "store_manifest", forgetful)
+    with pytest.raises(AssertionError, match="acknowledged entries were lost in silence"):
+        given_up()
 
 
 def test_hazard_54_a_suspicion_that_a_restart_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,8 @@ from raftkv.storage.recovery import (
     DirectoryAction,
     HeaderFound,
     Next,
+    RotAction,
+    RotFacts,
     SegmentAction,
     SlotsAction,
     TailAction,
@@ -27,6 +29,7 @@ from raftkv.storage.recovery import (
     UnlistedFacts,
     decide_copies,
     decide_directory,
+    decide_rot,
     decide_segment,
     decide_slots,
     decide_tail,
@@ -89,6 +92,32 @@ def test_an_unsealed_tail_is_never_appended_to(facts: TailFacts) -> None:
     """Rule 4."""
     if not facts.sealed:
         assert decide_tail(facts) is not TailAction.APPEND
+
+
+ROT = """
+    no   *    *    *    -> CORRUPT
+    *    no   *    *    -> CORRUPT
+    *    *    yes  *    -> CORRUPT
+    yes  yes  no   yes  -> REPAIR
+    yes  yes  no   no   -> NOTE
+"""
+ROT_FACTS = [RotFacts(*facts) for facts in itertools.product(BOOLS, BOOLS, BOOLS, BOOLS)]
+
+
+@pytest.mark.parametrize("facts", ROT_FACTS)
+def test_a_rotten_group_is_judged_as_the_table_says(facts: RotFacts) -> None:
+    """Every combination of facts about a bad group that was durable has the outcome of its row."""
+    assert decide_rot(facts).name == _look_up(ROT, (facts.checksum_known, facts.accounted, facts.reset, facts.counts))
+
+
+@pytest.mark.parametrize("facts", ROT_FACTS)
+def test_rot_that_counts_is_never_passed_over(facts: RotFacts) -> None:
+    """Rules 1 and 6: the node goes on only behind what does not count; and whether it can be passed while reading is known before
+    it is known whether it counts."""
+    if facts.counts:
+        assert decide_rot(facts) is not RotAction.NOTE
+    other = RotFacts(facts.checksum_known, facts.accounted, facts.reset, not facts.counts)
+    assert (decide_rot(facts) is RotAction.CORRUPT) == (decide_rot(other) is RotAction.CORRUPT)
 
 
 DIRECTORY = """

@@ -12,12 +12,14 @@ import google_crc32c
 import pytest
 
 from raftkv.codec.envelope import unwrap, wrap
-from raftkv.codec.record import DATA_OFFSET, SECTOR_BYTES
-from raftkv.errors import Corrupt, StorageError
+from raftkv.codec.record import DATA_OFFSET, GROUP_BYTES, SECTOR_BYTES
+from raftkv.errors import Corrupt, Rotten, StorageError
 from raftkv.raft.types import Entry, EntryKind, HardState, Index
 from raftkv.sim.disk import SimDisk, Survival
 from raftkv.storage.identity import load_identity
+from raftkv.storage.segment import Scan, read_header
 from raftkv.storage.wal import LogWrite, Wal, WalSettings
+from tests.storage.healing import heal
 from tests.storage.log_model import SMALL, Driver, LogModel, entries, entry, observed, same_log
 
 FIRST = "wal/000000000001.log"
@@ -62,9 +64,14 @@ def write_log(*, sealed: bool, payload_bytes: int = 40) -> Written:
 
 
 def outcome(disk: SimDisk, model: LogModel, before_last: LogModel) -> str:
-    """What opening the log comes to, after checking that it is not a silent loss."""
+    """What opening the log comes to, after checking that it is not a silent loss. What is repairable is repaired with the entries of
+    `model`, as from another node."""
     try:
         wal = Wal.open(disk, SMALL)
+    except Rotten:
+        heal(disk, model)
+        assert outcome(disk, model, before_last) == "harmless"
+        return "repaired"
     except Corrupt as error:
         return "corrupt" if "The way back" in str(error) else "a refusal that does not help"
     found = observed(wal)
@@ -90,21 +97,34 @@ def _mask(offset: int) -> int:
 
 @pytest.mark.parametrize("sealed", [False, True])
 def test_a_flipped_byte_anywhere_in_the_log_is_never_a_silent_loss(sealed: bool) -> None:
-    """Every byte that was written, and some that were not. Before the last group it is rot; in the last group it is rot if there is
-    a seal, and makes the node suspect if not; after the last group it takes nothing with it."""
+    """Every byte that was written, and some that were not. Before the last group it is rot, and entries are repaired; in the last group
+    it is rot if there is a seal, and makes the node suspect if not; after the last group it takes nothing with it."""
     written = write_log(sealed=sealed)
     begin, end = written.last_group
     size = len(written.disk.content(SECOND).rstrip(b"\0"))
     for offset in [*range(64), *range(DATA_OFFSET, size + 200)]:
         found = flipped(written, SECOND, offset, _mask(offset))
-        if offset < begin:
-            assert found == "corrupt", offset
-        elif offset < end:
-            assert found == ("corrupt" if sealed else "suspect"), offset
-        else:
+        if offset >= end:
             assert found in ("harmless", "suspect"), offset
+        elif offset >= begin and not sealed:
+            assert found == "suspect", offset
+        else:
+            assert found == expected(written, SECOND, offset), offset
     for offset in [*range(64), *range(DATA_OFFSET, len(written.disk.content(FIRST).rstrip(b"\0")), 7)]:
-        assert flipped(written, FIRST, offset, _mask(offset)) == "corrupt", offset
+        assert flipped(written, FIRST, offset, _mask(offset)) == expected(written, FIRST, offset), offset
+
+
+def expected(written: Written, path: str, offset: int) -> str:
+    """What becomes of rot at `offset`, in a group that was durable: repaired in a record or its payload, harmless behind the records,
+    and otherwise the node stops."""
+    file = written.disk.open(path)
+    header = read_header(file)
+    assert header is not None
+    for group in Scan(file, header, file.size()).groups():
+        if group.offset + GROUP_BYTES <= offset < group.end:
+            last = group.records[-1]
+            return "repaired" if offset < last.offset + 32 + len(last.record.payload) else "harmless"
+    return "corrupt"
 
 
 def test_a_flipped_byte_in_the_small_files_is_repaired_or_refused() -> None:
