@@ -30,6 +30,7 @@ class Needs(enum.Enum):
     COMPACTION = "a log that is cut"
     ROTATION = "a segment that is full"
     SNAPSHOT = "a snapshot that is sent"
+    LAGGING = "a snapshot that takes the place of a state"
     ROT_STATE = "a state store that has rotted"
     ROT_STAGED = "a snapshot that has rotted on its way"
 
@@ -70,7 +71,7 @@ _TABLE: Final[dict[str, tuple[tuple[str, ...], Needs]]] = {
     "generation": (("mkdir",), Needs.SNAPSHOT),
     "installed generation": (("rename", "rmdir"), Needs.SNAPSHOT),
     "rows": (_REPLACED, Needs.COMPACTION),
-    "rows of old generation": (("unlink",), Needs.SNAPSHOT),
+    "rows of old generation": (("unlink",), Needs.LAGGING),
     "generation names": (("sync_directory",), Needs.COMPACTION),
     "damaged state": (("rename", "rmdir"), Needs.ROT_STATE),
     "files of damaged state": (("unlink",), Needs.ROT_STATE),

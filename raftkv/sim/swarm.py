@@ -33,10 +33,11 @@ _TIMES = {
     Needs.NOTHING: 1,
     Needs.ELECTIONS: 1,
     Needs.CREATION: 2,
-    Needs.AGAIN: 1,
+    Needs.AGAIN: 2,
     Needs.COMPACTION: 2,
     Needs.ROTATION: 5,
-    Needs.SNAPSHOT: 5,
+    Needs.SNAPSHOT: 6,
+    Needs.LAGGING: 8,
     Needs.ROT_STATE: 3,
     Needs.ROT_STAGED: 6,
 }
@@ -127,7 +128,7 @@ def aim(swarm: Swarm, point: Point, rng: random.Random) -> Swarm:
         settings = replace(tuning.replica, compact_entries=20, compact_bytes=4_096)
         tuning = replace(tuning, replica=settings, wal=replace(tuning.wal, segment_bytes=8_192))
         rates = replace(rates, compact=400)
-    if needs in (Needs.SNAPSHOT, Needs.ROT_STAGED, Needs.ROT_STATE):
+    if needs in (Needs.SNAPSHOT, Needs.LAGGING, Needs.ROT_STAGED, Needs.ROT_STATE):
         nodes = max(nodes, 3)
         tuning = replace(
             tuning,
@@ -135,6 +136,8 @@ def aim(swarm: Swarm, point: Point, rng: random.Random) -> Swarm:
             replica=replace(tuning.replica, tick_ms=10, heartbeat_ticks=2),
         )
         rates = replace(rates, lose_state=300, wipe=0, rot_manifest=0)
+    if needs is Needs.LAGGING:
+        rates = replace(rates, lose_state=0, compact=120, partition=400, pause=400)
     if needs is Needs.ROT_STATE:
         rates = replace(rates, rot_state=250, lose_state=0)
     if needs is Needs.ROT_STAGED:
@@ -260,11 +263,11 @@ def _draw_rates(rng: random.Random) -> Rates:
         read_error=often(0.45, 600, 1_500),
         full_disk=often(0.4, 600, 1_500),
         lose_state=often(0.25, 800, 2_500),
-        wipe=often(0.2, 700, 1_200),
+        wipe=often(0.35, 700, 1_200),
         rot_log=often(0.45, 500, 1_500),
         rot_hard_state=often(0.4, 500, 1_500),
         rot_identity=often(0.4, 500, 1_500),
-        rot_manifest=often(0.5, 300, 800),
+        rot_manifest=often(0.65, 300, 800),
         rot_state=often(0.5, 200, 500),
         rot_snapshot=often(0.5, 120, 400),
     )
