@@ -37,7 +37,7 @@ _TIMES = {
     Needs.COMPACTION: 2,
     Needs.ROTATION: 5,
     Needs.SNAPSHOT: 6,
-    Needs.LAGGING: 8,
+    Needs.LAGGING: 12,
     Needs.ROT_STATE: 3,
     Needs.ROT_STAGED: 6,
 }
