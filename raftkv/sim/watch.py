@@ -1,7 +1,8 @@
 """The judge of a simulated cluster: it sees every node from outside, and raises `Violation` when one does what must never happen.
 
 It watches what a node says (nothing that is not durable), what it applies (the same as everybody, from its own durable log), who
-leads (one node a term, with all that is committed), and the marks of the core after each event. It changes nothing.
+leads (one node a term, with all that is committed), and the marks of the core after each event. What nodes have promised one another
+is compared with their disks in `promises`. It changes nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from raftkv.raft.ready import Role
 from raftkv.raft.types import Configuration, EntryKind, Incarnation, Index, NodeId, Term
 from raftkv.replica import Replica
 from raftkv.sim.model import Model
+from raftkv.sim.promises import Promises
 from raftkv.sim.trace import Trace, Violation
 from raftkv.storage.wal import Wal
 
@@ -31,6 +33,14 @@ class Watched(Protocol):
     def replica(self) -> Replica: ...
     @property
     def wal(self) -> Wal: ...
+    @property
+    def wiped(self) -> bool: ...
+    @property
+    def torn(self) -> bool: ...
+    @property
+    def now_ms(self) -> int: ...
+    @property
+    def wall_ms(self) -> int: ...
 
 
 class Watch:
@@ -41,6 +51,7 @@ class Watch:
         self.leaders: dict[Term, NodeId] = {}
         self.newest: tuple[Index, Term, Term] = (0, 0, 0)
         """The newest entry known to be committed: index, term, and the term in which that was seen."""
+        self._promises = Promises()
         self._trace = trace
         self._formed: tuple[Index, Term, Configuration] | None = None
         self._log: dict[Index, tuple[Term, int]] = {}
@@ -66,6 +77,7 @@ class Watch:
         self._compared.pop(node.name, None)
         self._compare_digest(node)
         self._check_membership(node.name, raft)
+        self._promises.started(node)
 
     # What a node says.
 
@@ -84,6 +96,7 @@ class Watch:
             key = (name, message.incarnation, message.term)
             if self._votes.setdefault(key, candidate) != candidate:
                 raise Violation("one vote", f"{name} votes for {candidate} and {self._votes[key]} in term {message.term}")
+        self._promises.sends(node, message)
 
     # What it applies.
 
@@ -96,6 +109,7 @@ class Watch:
             if kind is not EntryKind.BATCH and payload is not None:
                 self._formed = (index, term, decode_configuration(payload))
             self.model.apply(index, payload if kind is EntryKind.BATCH else None)
+            self._promises.clock_shows(node, self.model.clock_ms)
         elif known != about:
             raise Violation("state machine safety", f"{node.name} applies {index}@{term}, and another node applied {known}")
         if node.wal.term_at(index) != term:
@@ -136,6 +150,7 @@ class Watch:
                 self._leads(node.name, raft)
         self._commits_of(node.name, raft)
         self._compare_digest(node)
+        self._promises.looked_at(node)
 
     def _leads(self, name: NodeId, raft: Raft) -> None:
         if self.leaders.setdefault(raft.term, name) != name:
