@@ -129,8 +129,11 @@ class Model:
                 self._put(key, value, self.clock_ms + ttl_ms if ttl_ms else 0)
                 self._took_effect(value, OK)
             case IncrementBy(key=key, amount=amount):
-                number = int(self.value(key) or 0) + amount
-                self._put(key, b"%d" % number)
+                before = self.value(key) or b"0"
+                if before.startswith(TAG):
+                    return  # it holds a text, so the command fails
+                number = int(before) + amount
+                self._put(key, b"%d" % number, self._due.get(key, 0))
                 self.counted[key, number] = self.index
             case Delete(keys=keys):
                 gone = 0

@@ -45,6 +45,8 @@ class Load(Struct, frozen=True, kw_only=True):
     leave: float = 0.02
     """How often a client leaves in the middle of something."""
     ttl_ms: tuple[int, int] = (20, 1_500)
+    failing: float = 0.0
+    """The share of commands that fail when they are applied, most of the time: they count with a key that holds a text."""
 
 
 class Request:
@@ -174,6 +176,8 @@ class Workload:
         key = b"key:%d" % rng.randrange(load.keys)
         self._tags += 1
         tag = b"%s%d:" % (TAG, self._tags)
+        if load.failing and rng.random() < load.failing:
+            return Request("count", [b"INCR", key], key, b"", self.floor)
         if choice < 0.34:
             return Request("get", [b"GET", key], key, b"", self.floor)
         if choice < 0.42:
@@ -217,7 +221,7 @@ class Workload:
             self._judge(client, node, request, reply)
 
     def _judge(self, client: Client, node: SimNode, request: Request, reply: Reply) -> None:
-        if isinstance(reply, Failure):
+        if isinstance(reply, Failure) and not (request.kind == "count" and reply.code == "ERR"):
             self._failed(client, node, request, reply)
             return
         self.outcomes["acknowledged"] += 1
@@ -232,6 +236,9 @@ class Workload:
                 del self._model.counted[request.key, reply]  # type: ignore[arg-type]  # it was found by this
                 self._counted[request.key][0] += 1
                 self._written(client, request, index, about)
+            case "count":
+                if not isinstance(reply, int | Failure):
+                    raise Violation("order of replies", about)
             case "expire":
                 if reply not in (0, 1):
                     raise Violation("order of replies", about)
