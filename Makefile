@@ -10,19 +10,21 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 SEEDS ?= 20
 FIRST ?= 1
+MUTANTS_ARGS ?=
 
 FILES := $(shell find raftkv cli benchmarks \( -name '*.py' -o -name 'py.typed' \) | LC_ALL=C sort)
 LIST := $(shell printf '%s\n' $(FILES) | cksum | tr ' ' '-')
 DEPENDENCIES := $(VENV)/dependencies.stamp
 INSTALLED := $(VENV)/installed-$(LIST).stamp
 
-.PHONY: help install demo test lint simulate bench clean
+.PHONY: help install demo test lint simulate mutants bench clean
 
 help:
 	@echo "make demo      three nodes on this machine: kill the leader, lose a state store, check every acknowledged write"
 	@echo "make test      the test suite"
 	@echo "make lint      ruff and mypy --strict"
 	@echo "make simulate  whole clusters in simulated storms; SEEDS=100 FIRST=1 say which"
+	@echo "make mutants   plant every fault of tests/mutants and say whether it is caught; MUTANTS_ARGS='--row 9' for a part"
 	@echo "make bench     a quick measurement of this machine"
 	@echo "make clean     remove .venv and what was built"
 
@@ -53,6 +55,9 @@ lint: install
 
 simulate: install
 	$(BIN)/python -m raftkv.sim --seeds $(SEEDS) --first $(FIRST)
+
+mutants: install
+	$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
 
 bench: install
 	$(BIN)/python -m raftkv_bench.smoke

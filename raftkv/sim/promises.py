@@ -13,7 +13,7 @@ from typing import Protocol
 
 from raftkv.raft.messages import AppendResponse, HeartbeatResponse, Message, PreVoteResponse, Vote, VoteResponse
 from raftkv.raft.node import Raft
-from raftkv.raft.ready import Role
+from raftkv.raft.ready import PeerProgress, PeerState, Role
 from raftkv.raft.types import HardState, Incarnation, Index, NodeId, Term
 from raftkv.replica import Replica
 from raftkv.sim.trace import Violation
@@ -95,17 +95,24 @@ class Promises:
         if raft.role is not Role.LEADER:
             self._leading.pop(node.name, None)
             return
-        matches = {peer: progress.match for peer, progress in raft.progress().items()}
+        peers = raft.progress()
         known = self._leading.get(node.name)
         if known is None or known[0] != raft.term:
             self._check_elected(node)
         else:
             if raft.committed > known[1]:
                 self._check_committed(node, raft)
-            for peer, match in matches.items():
-                if 0 < match < known[2].get(peer, 0):
-                    raise Violation("match grows", f"{node.name} believed that {peer} holds {known[2][peer]}, and now {match}")
-        self._leading[node.name] = (raft.term, raft.committed, matches)
+            for peer, progress in peers.items():
+                self._check_progress(node.name, peer, known[2].get(peer, 0), progress)
+        self._leading[node.name] = (raft.term, raft.committed, {peer: progress.match for peer, progress in peers.items()})
+
+    @staticmethod
+    def _check_progress(name: NodeId, peer: NodeId, before: Index, progress: PeerProgress) -> None:
+        """What a leader knows of a peer does not go back, but for one that forgot everything, and an acknowledgement ends the probing."""
+        if 0 < progress.match < before:
+            raise Violation("match grows", f"{name} believed that {peer} holds {before}, and now {progress.match}")
+        if progress.match > before and progress.state is PeerState.PROBE:
+            raise Violation("pipelining", f"{name} knows that {peer} holds {progress.match}, and goes on probing")
 
     def _check_kept(self, node: Promising) -> None:
         """In the term in which it was acknowledged nothing can take an entry away."""

@@ -60,6 +60,7 @@ class Watch:
         self._votes: dict[tuple[NodeId, Incarnation, Term], NodeId] = {}
         self._compared: dict[NodeId, bytes] = {}
         self._commits: dict[NodeId, Index] = {}
+        self._begins: dict[NodeId, Index] = {}
         self._looked: dict[NodeId, tuple[Term, Role]] = {}
 
     @property
@@ -122,6 +123,8 @@ class Watch:
             known = self._digests.setdefault(machine.applied_index, machine.digest)
             if known != machine.digest:
                 raise Violation("equal states", f"the state of {node.name} at {machine.applied_index} differs from another node's")
+            if machine.applied_index == self.model.index and machine.clock_ms != self.model.clock_ms:
+                raise Violation("log's clock", f"it shows {machine.clock_ms} at {node.name}, and the log says {self.model.clock_ms}")
 
     def _check_membership(self, name: NodeId, raft: Raft) -> None:
         """A node whose log holds the committed configuration follows it."""
@@ -148,6 +151,9 @@ class Watch:
             self._looked[node.name] = (raft.term, raft.role)
             if raft.role is Role.LEADER:
                 self._leads(node.name, raft)
+        if self._begins.get(node.name) != raft.log.begin.index:
+            self._begins[node.name] = raft.log.begin.index
+            self._check_membership(node.name, raft)
         self._commits_of(node.name, raft)
         self._compare_digest(node)
         self._promises.looked_at(node)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from raftkv import divergence, replica, startup
 from raftkv.codec.peer import Fence
 from raftkv.kv import machine as machine_module
-from raftkv.kv.batch import Batch, Group
+from raftkv.kv.batch import Batch
 from raftkv.kv.clock import LogClock
 from raftkv.kv.digest import Pair, Verdict, verdict
 from raftkv.kv.keyspace import Changes
@@ -30,21 +30,23 @@ from raftkv.raft.leader import Leader
 from raftkv.raft.membership import View
 from raftkv.raft.messages import AppendResponse, Message
 from raftkv.raft.node import Raft
+from raftkv.raft.reads import Reads as Rounds
 from raftkv.raft.ready import Ready
-from raftkv.raft.types import HardState, Index, SnapshotMeta
+from raftkv.raft.types import HardState, Index
 from raftkv.router.connection import _PENDING, Connection
 from raftkv.router.reads import Reads
 from raftkv.router.router import Router
-from raftkv.router.writes import LOST, OwnWrites, Sealed
+from raftkv.router.writes import OwnWrites, Sealed
+from raftkv.sim.cluster import Outcome
 from raftkv.sim.disk import SimDisk
 from raftkv.sim.log import SimLog
 from raftkv.sim.node import SimNode, WatchedMachine
 from raftkv.sim.store import ModelStore
 from raftkv.storage import replay
+from raftkv.storage.manifest import store_manifest
 from raftkv.storage.plan import LogWrite
 from raftkv.storage.recovery import TailAction, TailFacts, decide_tail
 from raftkv.storage.wal import Wal
-from raftkv.transfer import SnapshotSender
 from tests.mutants import storms
 from tests.mutants.mutant import Plant, Shelf, Storms, nothing
 
@@ -52,9 +54,30 @@ SHELF = Shelf()
 plant = SHELF.plant
 
 
+LOST = ("kept", "verified", "leader completeness", "state machine safety", "log matching", "doubt")
+"""How it shows that an acknowledged entry was forgotten."""
+
+
 def found(swarm: Any, *rules: str, with_: Plant = nothing) -> Storms:
     """A search of the storms of `swarm` for one of `rules`."""
     return Storms(rules, swarm, with_)
+
+
+def nothing_refused(outcome: Outcome) -> str | None:
+    """In a cluster in which nothing goes wrong every request is granted."""
+    return f"{outcome.refused} requests were refused and {outcome.unknown} lost" if outcome.refused else None
+
+
+def one_leader(outcome: Outcome) -> str | None:
+    """The leader stays, and so does service."""
+    elections = outcome.counts.get("elected", 0)
+    return f"{elections} elections, {outcome.acknowledged} requests granted" if elections > 2 or outcome.acknowledged < 1_000 else None
+
+
+def few_elections(outcome: Outcome) -> str | None:
+    """Another leader is found, and stays."""
+    elections = outcome.counts.get("elected", 0)
+    return f"{elections} elections, {outcome.acknowledged} requests granted" if elections > 4 or outcome.acknowledged < 1_000 else None
 
 
 # Votes, terms and the log: what is on the disk.
@@ -113,7 +136,7 @@ def directories_are_not_synced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimDisk, "sync_directory", lambda disk, path: None)
 
 
-@plant("54", "storage 2", by=found(storms.TORN, "kept", "leader completeness", "state machine safety"))
+@plant("54", "storage 2", by=Storms(LOST, storms.POWER, storms.rotten_tails))
 def a_bad_last_group_is_taken_for_torn(patch: pytest.MonkeyPatch) -> None:
     """A node drops a last group that it cannot judge, and thinks nothing of it."""
 
@@ -124,7 +147,7 @@ def a_bad_last_group_is_taken_for_torn(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(replay, "decide_tail", trusting)
 
 
-@plant("54", "68", by=found(storms.TORN, "doubt"))
+@plant("54", "68", by=Storms(("doubt",), storms.POWER, storms.rotten_tails))
 def a_suspect_node_counts(patch: pytest.MonkeyPatch) -> None:
     """A node that doubts its log says of its acknowledgements that they count."""
     original = Raft.send_after_persist
@@ -137,7 +160,7 @@ def a_suspect_node_counts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Raft, "send_after_persist", send)
 
 
-@plant("69", by=found(storms.TORN, "kept", "leader completeness", "state machine safety"))
+@plant("69", by=Storms(LOST, storms.POWER, storms.rotten_tails))
 def a_word_of_the_leader_ends_the_doubt(patch: pytest.MonkeyPatch) -> None:
     """A suspect node counts again as soon as it hears from a leader, whatever it holds."""
 
@@ -148,29 +171,16 @@ def a_word_of_the_leader_ends_the_doubt(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Raft, "clear_suspicion", clear)
 
 
-@plant("70", by=found(storms.TORN, "kept", "leader completeness", "state machine safety"))
+@plant("70", by=Storms(LOST, storms.POWER, storms.rotten_tails))
 def a_restart_ends_the_doubt(patch: pytest.MonkeyPatch) -> None:
     """That the node is suspect is not written down, so the next start knows nothing of it."""
-    original = replay.store_manifest
-    patch.setattr(replay, "store_manifest", lambda disk, path, manifest: original(disk, path, replace(manifest, suspect=None)))
-
-
-@plant("81", by=found(storms.ELECTIONS, "no failure", "durable first", "invariant", "apply durable"))
-def numbers_of_readies_begin_again(patch: pytest.MonkeyPatch) -> None:
-    """With each change of role Readies are numbered from 1 again, so an older write completes a newer one."""
-    original = Raft.become_candidate
-
-    def become(raft: Any, transfer: bool = False) -> None:
-        original(raft, transfer)
-        raft._number = 0
-
-    patch.setattr(Raft, "become_candidate", become)
+    patch.setattr(replay, "store_manifest", lambda disk, path, manifest: store_manifest(disk, path, replace(manifest, suspect=None)))
 
 
 # Elections and commitment.
 
 
-@plant("9", by=found(storms.storm(storms.Rates(partition=900), storm_ms=2_500), "majority", "log matching", "leader completeness"))
+@plant("9", by=found(storms.ISOLATIONS, "majority", "log matching", "leader completeness"))
 def the_fastest_node_is_a_quorum(patch: pytest.MonkeyPatch) -> None:
     """An entry is committed when one node has it."""
     patch.setattr(View, "agreed", lambda view, reached: max(reached.values(), default=0))
@@ -183,7 +193,7 @@ def the_configuration_is_forgotten_at_a_start(patch: pytest.MonkeyPatch) -> None
     patch.setattr(startup, "_stored", lambda *arguments: replace(stored(*arguments), configurations=()))
 
 
-@plant("liveness", by=found(storms.QUIET, "liveness"))
+@plant("92", by=found(storms.QUIET, "liveness"))
 def nobody_stands_for_election(patch: pytest.MonkeyPatch) -> None:
     """Whoever could win an election follows nobody instead."""
     patch.setattr(Raft, "become_candidate", lambda raft, transfer=False: raft.become_follower(raft.term, None))
@@ -210,7 +220,7 @@ def a_new_session_for_what_is_sent_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(OwnWrites, "resend", forgetful)
 
 
-@plant("65", by=found(None, "exactly once", "acknowledged writes", "counters", "linearizable reads"))
+@plant("65", by=found(storms.ABANDONING, "exactly once", "acknowledged writes", "counters", "linearizable reads"))
 def a_lost_session_takes_its_window_along(patch: pytest.MonkeyPatch) -> None:
     """When a session cannot go on, what was in flight in it starts anew in the next one, although it may have happened."""
     patch.setattr(OwnWrites, "_abandon", _renumber)
@@ -271,7 +281,7 @@ def clients_are_answered_while_an_entry_is_applied(patch: pytest.MonkeyPatch) ->
     patch.setattr(Router, "applied", hasty)
 
 
-@plant("72", by=found(storms.MANY_WRITERS, "liveness"))
+@plant("72", by=Storms(("outcome",), storms.MANY_WRITERS, judge=nothing_refused))
 def what_is_held_back_is_never_flushed(patch: pytest.MonkeyPatch) -> None:
     """Writes that wait for others to join them wait for ever."""
     patch.setattr(Router, "_gathering", lambda router: router._writes.crowded)
@@ -280,13 +290,13 @@ def what_is_held_back_is_never_flushed(patch: pytest.MonkeyPatch) -> None:
 # Reads.
 
 
-@plant("24", by=found(storms.storm(storms.Rates(pause=200, transfer=100), storm_ms=2_000), "linearizable reads"))
+@plant("24", by=found(storms.PAUSES, "linearizable reads"))
 def reads_need_no_round(patch: pytest.MonkeyPatch) -> None:
     """A leader that was paused or cut off believes that it still leads."""
     patch.setattr(Leader, "read_index", lambda leader, context: leader._raft.answer_read(context, leader._raft.log.committed))
 
 
-@plant("26", by=found(storms.storm(storms.Rates(kill=600, pause=600), storm_ms=2_500), "linearizable reads"))
+@plant("26", by=found(storms.RESTARTS, "linearizable reads"))
 def reads_before_the_first_commit_of_a_term(patch: pytest.MonkeyPatch) -> None:
     """A new leader reads at the commit index that it happens to know."""
     patch.setattr(Leader, "_committed_own_term", property(lambda leader: True))
@@ -321,7 +331,7 @@ def reads_do_not_wait_for_their_index(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Reads, "read_point", lambda reads, context, index: read_point(reads, context, 0))
 
 
-@plant("52", by=Storms(("linearizable reads",), storms.LOST_CONNECTIONS, storms.lease_reads))
+@plant("52", by=Storms(("linearizable reads",), storms.LEASES, storms.lease_reads))
 def a_lost_connection_shortens_the_promise_of_a_lease(patch: pytest.MonkeyPatch) -> None:
     """With lease reads on, a follower drops its leader when the connection to it breaks."""
 
@@ -334,19 +344,15 @@ def a_lost_connection_shortens_the_promise_of_a_lease(patch: pytest.MonkeyPatch)
     patch.setattr(Follower, "peer_lost", lost)
 
 
-@plant("24", by=Storms(("linearizable reads",), storms.ELECTIONS, storms.lease_reads))
+@plant("24", by=Storms(("linearizable reads",), storms.LEASES, storms.lease_reads))
 def a_lease_never_ends(patch: pytest.MonkeyPatch) -> None:
     """Once confirmed, a lease holds for as long as the node believes that it leads."""
-    from raftkv.raft.reads import Reads as Rounds
-
     patch.setattr(Rounds, "has_lease", lambda reads, tick: reads._lease_until >= 0)
 
 
-@plant("84", by=Storms(("linearizable reads",), storms.TRANSFERS, storms.lease_reads))
+@plant("84", by=Storms(("linearizable reads",), storms.LEASES_AND_TRANSFERS, storms.lease_reads))
 def a_lease_outlives_a_transfer(patch: pytest.MonkeyPatch) -> None:
     """A leader that hands over keeps its lease, although the others' promise is void."""
-    from raftkv.raft.reads import Reads as Rounds
-
     patch.setattr(Rounds, "give_up_lease", lambda reads: None)
 
 
@@ -469,7 +475,7 @@ def the_leaders_wall_clock_stamps_the_log(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LogClock, "stamp", stamp)
 
 
-@plant("71", by=found(None, "final state", "linearizable reads", "equal states"))
+@plant("71", by=found(storms.PAST_CLOCKS, "log's clock", "final state", "linearizable reads"))
 def the_machine_follows_a_stamp_that_goes_back(patch: pytest.MonkeyPatch) -> None:
     """The log's clock goes back when a new leader's stamp is older, and what has expired is there again."""
     decode = KvMachine._decode
@@ -526,7 +532,7 @@ def a_checkpoint_says_an_older_index(patch: pytest.MonkeyPatch) -> None:
     "32",
     "55",
     by=found(
-        storms.storm(storms.Rates(crash_in_operation=150, lose_state=400, kill=500), tuning=storms.COMPACTING, storm_ms=5_000),
+        storms.CRASHES_IN_OPERATIONS,
         *("no failure", "invariant", "apply durable", "state machine safety"),
     ),
 )
@@ -553,28 +559,10 @@ def the_log_is_cut_before_the_state_is_flushed(patch: pytest.MonkeyPatch) -> Non
     patch.setattr(ModelStore, "flush", lambda store: None)
 
 
-@plant("74", by=found(storms.FULL, "no failure", "invariant", "equal states", "state machine safety"))
-def a_snapshot_is_installed_while_the_store_opens_again(patch: pytest.MonkeyPatch) -> None:
-    """A snapshot does not wait until the log has been replayed into a store that had no space."""
-    install = replica.Replica._install
-
-    def hasty(self: Any, ready: Ready, meta: SnapshotMeta) -> None:
-        self._reopening = False
-        install(self, ready, meta)
-
-    patch.setattr(replica.Replica, "_install", hasty)
-
-
 @plant("storage 7", by=found(storms.FULL, "liveness"))
 def space_that_comes_back_is_not_noticed(patch: pytest.MonkeyPatch) -> None:
     """A node whose disk was full stays as it is when there is space again."""
     patch.setattr(replica.Replica, "_reopen", lambda self: None)
-
-
-@plant("34", by=found(storms.SNAPSHOTS, "transfers end"))
-def the_log_is_cut_under_a_transfer(patch: pytest.MonkeyPatch) -> None:
-    """While a snapshot is being sent, the log behind it is forgotten, and when it is there it is too old."""
-    patch.setattr(SnapshotSender, "floor", property(lambda sender: None))
 
 
 # Divergence.
@@ -612,5 +600,3 @@ def anybodys_fence_is_believed(patch: pytest.MonkeyPatch) -> None:
             receive(self, sender, value)
 
     patch.setattr(replica.Replica, "receive", believe)
-
-

@@ -18,12 +18,16 @@ from typing import Protocol
 import pytest
 
 from raftkv.errors import RaftkvError
-from raftkv.sim.cluster import run_seed
+from raftkv.sim.cluster import Outcome, run_seed
 from raftkv.sim.swarm import Swarm
 from raftkv.sim.trace import Violation
 from tests.router.test_planted_faults import complaint
 
 MOST_EXAMPLES = 200
+"""What cannot be found in so many examples is not caught."""
+
+SOUND_EXAMPLES = 10
+"""Seeds of each kind that a sound product has to survive here; `make simulate` and the test suite do more."""
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -52,14 +56,14 @@ class Detector(Protocol):
     def key(self) -> object:
         """Detectors with the same key do the same on the product as it is."""
 
-    def find(self) -> Finding | None:
-        """The first thing found, with the product as it is patched now."""
+    def find(self, most: int) -> Finding | None:
+        """The first thing found in at most so many examples, with the product as it is patched now."""
 
     def expects(self, rule: str) -> bool:
         """Whether being found by `rule` is the right reason."""
 
     def find_in_sound(self) -> Finding | None:
-        """Run on the product as it is, long enough to mean something."""
+        """The same on the product as it is, in `SOUND_EXAMPLES` examples."""
 
 
 @dataclass(frozen=True)
@@ -70,41 +74,37 @@ class Storms:
         rules: the names of violations that are the right reason.
         swarm: which storms.
         surroundings: what else is patched, that a sound product survives: clocks that differ, clients that fail.
-        seeds: how many seeds it may take.
+        judge: what else is wrong with the outcome of a seed; the rule is then "outcome".
     """
 
     rules: tuple[str, ...]
     swarm: Swarm | None = None
     surroundings: Plant = nothing
-    seeds: int = MOST_EXAMPLES
+    judge: Callable[[Outcome], str | None] | None = None
     name: str = "simulator"
 
     @property
     def key(self) -> object:
-        return self.name, self.swarm, self.surroundings
+        return self.name, self.swarm, self.surroundings, self.judge
 
-    def find(self) -> Finding | None:
-        return self._search(self.seeds)
-
-    def find_in_sound(self) -> Finding | None:
-        return self._search(SOUND_SEEDS)
-
-    def _search(self, seeds: int) -> Finding | None:
+    def find(self, most: int) -> Finding | None:
         with pytest.MonkeyPatch.context() as patch:
             self.surroundings(patch)
-            for seed in range(1, seeds + 1):
+            for seed in range(1, most + 1):
                 try:
-                    run_seed(seed, swarm=self.swarm)
+                    outcome = run_seed(seed, swarm=self.swarm)
                 except Violation as violation:
                     return Finding(violation.rule, seed, str(violation).splitlines()[0])
+                wrong = self.judge(outcome) if self.judge is not None else None
+                if wrong is not None:
+                    return Finding("outcome", seed, wrong)
         return None
+
+    def find_in_sound(self) -> Finding | None:
+        return self.find(SOUND_EXAMPLES)
 
     def expects(self, rule: str) -> bool:
         return rule in self.rules
-
-
-SOUND_SEEDS = 20
-"""Seeds of each kind of storm that a sound product has to survive in a whole run; `make simulate` does more."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Checks:
     def key(self) -> object:
         return self.name, tuple(_name(check) for check in self.checks)
 
-    def find(self) -> Finding | None:
+    def find(self, most: int) -> Finding | None:
         found: Finding | None = None
         for number, check in enumerate(self.checks, 1):
             try:
@@ -184,7 +184,7 @@ class Proof:
     def key(self) -> object:
         return self.name
 
-    def find(self) -> Finding | None:
+    def find(self, most: int) -> Finding | None:
         try:
             _call(self.test)
         except _FAILURES:
@@ -203,22 +203,18 @@ class RouterRuns:
     """Runs of the abstract cluster of routers; the rule is the complaint, of which `match` says what it must be."""
 
     match: str
-    runs: int = MOST_EXAMPLES
     name: str = "router runs"
 
     @property
     def key(self) -> object:
         return self.name
 
-    def find(self) -> Finding | None:
-        return self._search(self.runs)
+    def find(self, most: int) -> Finding | None:
+        what, runs = complaint(most)
+        return Finding(what, runs, what) if what else None
 
     def find_in_sound(self) -> Finding | None:
-        return self._search(SOUND_SEEDS)
-
-    def _search(self, runs: int) -> Finding | None:
-        what, seed = complaint(runs)
-        return Finding(what, seed, what) if what else None
+        return self.find(SOUND_EXAMPLES)
 
     def expects(self, rule: str) -> bool:
         return re.search(self.match, rule) is not None
@@ -245,11 +241,15 @@ class Mutant:
     def __str__(self) -> str:
         return self.name
 
-    def search(self) -> Finding | None:
-        """What the detector finds while the fault is planted."""
+    def search(self, most: int = MOST_EXAMPLES) -> Finding | None:
+        """What the detector finds, in at most so many examples, while the fault is planted."""
         with pytest.MonkeyPatch.context() as patch:
             self.plant(patch)
-            return self.detector.find()
+            return self.detector.find(most)
+
+    def caught_by(self, found: Finding | None) -> bool:
+        """Whether that means that the fault is caught."""
+        return found is not None and self.detector.expects(found.rule)
 
 
 def title_of(plant: Callable[..., object]) -> str:

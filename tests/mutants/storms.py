@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,22 +10,30 @@ from msgspec.structs import replace
 
 from raftkv import startup
 from raftkv.codec.peer import Fence
+from raftkv.codec.record import RECORD_BYTES
 from raftkv.kv.batch import Group
 from raftkv.kv.machine import Applied
 from raftkv.raft.types import Configuration, Member
 from raftkv.replica import Replica
 from raftkv.sim import cluster
+from raftkv.sim.disk import Survival
+from raftkv.sim.faults import Faults
 from raftkv.sim.network import NetworkFaults
 from raftkv.sim.node import SimNode, WatchedMachine
 from raftkv.sim.swarm import Rates
 from raftkv.sim.trace import Violation
 from raftkv.sim.watch import Watch
+from raftkv.storage.segment import segment_path
 from tests.sim.storms import COMPACTING, TUNING, storm
 
 CRASHES = storm(Rates(kill=700, power=700))
 ELECTIONS = storm(Rates(kill=800, partition=900, pause=700))
 BLACKOUTS = storm(Rates(blackout=900), nodes=1)
 QUIET = storm(Rates())
+ISOLATIONS = storm(Rates(partition=900), storm_ms=2_500)
+PAUSES = storm(Rates(pause=200, transfer=100), storm_ms=2_000)
+RESTARTS = storm(Rates(kill=600, pause=600), storm_ms=2_500)
+CRASHES_IN_OPERATIONS = storm(Rates(crash_in_operation=150, lose_state=400, kill=500), tuning=COMPACTING, storm_ms=5_000)
 COMPACTION = storm(Rates(kill=700, power=700), tuning=COMPACTING)
 SNAPSHOTS = storm(Rates(kill=600, lose_state=500), tuning=COMPACTING)
 
@@ -33,19 +42,39 @@ ROUGH = storm(Rates(partition=500, transfer=300, one_way=700, pause=700), networ
 ROUGH_OF_FIVE = storm(Rates(partition=500, transfer=300, one_way=700, pause=700, reset=500), nodes=5, network=_ROUGH, storm_ms=4_000)
 ROUGH_COMPACTION = storm(Rates(partition=500, kill=700, pause=700), network=_ROUGH, tuning=COMPACTING, storm_ms=4_000)
 
-TORN = storm(Rates(power=250), storm_ms=4_000)
-"""Machines lose power so often that the ends of logs are torn."""
+_SLOW_DISKS = replace(TUNING, fsync_us=(5_000, 80_000))
+_SLOW = NetworkFaults(loss=0.05, duplication=0.2, reordering=0.4, delay_us=(200, 4_000), slow_delay_us=(20_000, 600_000))
+SPLITS = storm(Rates(kill=400, one_way=500, transfer=300), nodes=5, tuning=_SLOW_DISKS, network=_SLOW, storm_ms=4_000)
+"""Elections that need several attempts, with messages that come long after they were sent."""
 
+_SMALL_APPENDS = replace(TUNING, config=replace(TUNING.config, max_append_bytes=64, max_inflight_messages=2))
+SMALL_APPENDS = storm(Rates(partition=400, pause=600), tuning=_SMALL_APPENDS, network=_ROUGH, storm_ms=4_000)
+"""Logs that differ are brought together a little at a time."""
+
+POWER = storm(Rates(power=400, pause=1_500), storm_ms=4_000)
 FULL = storm(Rates(full_disk=600, lose_state=900, kill=900), tuning=COMPACTING, storm_ms=5_000)
-LOST_CONNECTIONS = storm(Rates(reset=150, pause=500, partition=900), storm_ms=4_000)
+_SLOW_TO_ELECT = replace(TUNING, config=replace(TUNING.config, election_ticks=40, lease_ticks=39, heartbeat_ticks=4))
+_LOSSY = NetworkFaults(loss=0.3, delay_us=(200, 4_000))
+LEASES = storm(Rates(partition=400, pause=900), tuning=_SLOW_TO_ELECT, storm_ms=6_000)
+LEASES_AND_TRANSFERS = storm(Rates(transfer=150, one_way=400), tuning=_SLOW_TO_ELECT, network=_LOSSY, storm_ms=6_000)
 TRANSFERS = storm(Rates(transfer=250, partition=700, reset=300), storm_ms=4_000)
 HURRIED = storm(Rates(kill=800, partition=900, pause=700), tuning=replace(TUNING, router=replace(TUNING.router, timeout_ms=150)))
+_SHORT_SESSIONS = replace(TUNING, router=replace(TUNING.router, timeout_ms=150, session_renewal_ms=650))
+ABANDONING = storm(Rates(pause=300, partition=400), tuning=_SHORT_SESSIONS)
+"""Clients wait so shortly, and nodes are silent so long, that sessions have to be given up."""
+
 WIPES = storm(Rates(wipe=900, kill=900), tuning=COMPACTING, storm_ms=4_000)
 
 YEAR_MS = 365 * 86_400_000
 CLOCKS = replace(ELECTIONS, wall_offsets_ms=(0, YEAR_MS, -30))
+"""One wall clock is a year ahead."""
+
+PAST_CLOCKS = replace(ELECTIONS, wall_offsets_ms=(YEAR_MS, 2 * YEAR_MS, 0))
+"""Wall clocks that agree in nothing: the log is often ahead of all of them."""
+
 FAILING = replace(QUIET, load=replace(QUIET.load, failing=0.1))
 MANY_WRITERS = replace(QUIET, load=replace(QUIET.load, clients=12, think_us=(200, 3_000)))
+LONG = replace(QUIET, storm_ms=6_000)
 
 
 def lease_reads(patch: pytest.MonkeyPatch) -> None:
@@ -111,6 +140,89 @@ def a_stray_replica(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Replica, "_fence", fences)
     patch.setattr(Watch, "_compare_digest", lambda watch, node: None if node.name == "n2" else compare(watch, node))
     patch.setattr(cluster, "FORBIDDEN_EVENTS", {"command_failed"})
+
+
+def rotten_tails(patch: pytest.MonkeyPatch) -> None:
+    """When a machine loses power, the last group of its log rots, if nothing says yet that it was durable."""
+
+    def power(faults: Faults) -> None:
+        node = faults._victim()
+        if not node.alive or not faults._may_impair(node):
+            return
+        sealed, last = node.wal.is_sealed, node.wal.last_index
+        place = None if sealed or last <= node.wal.begin.index else node.wal._index.locate(last)
+        node.kill(power=Survival.TORN)
+        if place is not None:
+            node.disk.flip(segment_path("wal", place[0]), place[1] + RECORD_BYTES)
+            node.doubtful = True
+
+    patch.setattr(Faults, "_power", power)
+
+
+def _at_the_beginning(patch: pytest.MonkeyPatch, impair: Callable[[Faults], None], after_ms: int = 500) -> None:
+    """Let something be wrong from soon after the beginning of a storm to its end, and nothing else."""
+
+    def begin(faults: Faults) -> None:
+        faults._schedule.after(after_ms * 1_000, lambda: None if faults._calm else impair(faults))
+
+    patch.setattr(Faults, "begin", begin)
+
+
+def _leader(faults: Faults) -> SimNode:
+    return next(node for node in faults._nodes if node.alive and node.replica.role == "leader")
+
+
+def _others(faults: Faults) -> list[SimNode]:
+    leader = _leader(faults)
+    return [node for node in faults._nodes if node is not leader]
+
+
+def partial_partition(patch: pytest.MonkeyPatch) -> None:
+    """The leader and one follower do not hear each other; the third node hears both."""
+
+    def impair(faults: Faults) -> None:
+        leader, other = _leader(faults).name, _others(faults)[0].name
+        faults._network.cut(leader, other)
+        faults._network.cut(other, leader)
+
+    _at_the_beginning(patch, impair)
+
+
+def deaf_leader(patch: pytest.MonkeyPatch) -> None:
+    """The leader is heard and hears nobody."""
+
+    def impair(faults: Faults) -> None:
+        leader = _leader(faults)
+        for other in _others(faults):
+            faults._network.cut(other.name, leader.name)
+
+    _at_the_beginning(patch, impair)
+
+
+def deaf_follower(patch: pytest.MonkeyPatch) -> None:
+    """One follower is heard and does not hear the leader."""
+    _at_the_beginning(patch, lambda faults: faults._network.cut(_leader(faults).name, _others(faults)[0].name))
+
+
+def lonely_follower(patch: pytest.MonkeyPatch) -> None:
+    """One follower is cut off for a second, and is back for half of one, again and again."""
+
+    def impair(faults: Faults) -> None:
+        name, others = _others(faults)[0].name, [node.name for node in faults._nodes]
+        links = [(name, other) for other in others if other != name] + [(other, name) for other in others if other != name]
+        for link in links:
+            faults._network.cut(*link)
+        faults._undo((1_000, 1_000), lambda: faults._mend(links))
+        faults._undo((1_500, 1_500), lambda: impair(faults))
+
+    _at_the_beginning(patch, impair)
+
+
+def hung_disk(patch: pytest.MonkeyPatch) -> None:
+    """The disk of the leader does not finish what it was given."""
+    original = SimNode._fsync_us
+    patch.setattr(SimNode, "_fsync_us", lambda node: 20_000_000 if node.slow_disk else original(node))
+    _at_the_beginning(patch, lambda faults: setattr(_leader(faults), "slow_disk", True))
 
 
 def renumbered(group: Group, session: bytes, first: int) -> Group:
