@@ -588,6 +588,12 @@ def those_who_report_are_a_majority(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(divergence, "verdict", lambda reports, members: verdict(reports, sorted(reports)[:1]))
 
 
+@plant("78", by=Storms(("liveness",), storms.ELECTIONS, storms.a_stray_replica))
+def a_fenced_node_does_not_ask(patch: pytest.MonkeyPatch) -> None:
+    """A node whose state is wrong waits for another one and asks nobody."""
+    patch.setattr(Raft, "ask_for_snapshot", lambda raft, leader: None)
+
+
 @plant("66", by=Storms(("healthy replicas",), storms.ELECTIONS, storms.false_fences))
 def anybodys_fence_is_believed(patch: pytest.MonkeyPatch) -> None:
     """A node rebuilds its state because somebody says so who does not lead."""

@@ -38,8 +38,10 @@ COMPACTION = storm(Rates(kill=700, power=700), tuning=COMPACTING)
 SNAPSHOTS = storm(Rates(kill=600, lose_state=500), tuning=COMPACTING)
 
 _ROUGH = NetworkFaults(loss=0.05, duplication=0.2, reordering=0.2, delay_us=(200, 4_000), slow_delay_us=(20_000, 400_000))
-ROUGH = storm(Rates(partition=500, transfer=300, one_way=700, pause=700), network=_ROUGH, storm_ms=4_000)
+ROUGH = storm(Rates(partition=500, transfer=300, one_way=700, kill=700, pause=700), network=_ROUGH, storm_ms=4_000)
 ROUGH_OF_FIVE = storm(Rates(partition=500, transfer=300, one_way=700, pause=700, reset=500), nodes=5, network=_ROUGH, storm_ms=4_000)
+_EAGER = replace(TUNING, replica=replace(TUNING.replica, compact_entries=4))
+EAGER_COMPACTION = storm(Rates(partition=300, pause=500), network=_ROUGH, tuning=_EAGER, storm_ms=5_000)
 ROUGH_COMPACTION = storm(Rates(partition=500, kill=700, pause=700), network=_ROUGH, tuning=COMPACTING, storm_ms=4_000)
 
 _SLOW_DISKS = replace(TUNING, fsync_us=(5_000, 80_000))
@@ -47,9 +49,9 @@ _SLOW = NetworkFaults(loss=0.05, duplication=0.2, reordering=0.4, delay_us=(200,
 SPLITS = storm(Rates(kill=400, one_way=500, transfer=300), nodes=5, tuning=_SLOW_DISKS, network=_SLOW, storm_ms=4_000)
 """Elections that need several attempts, with messages that come long after they were sent."""
 
-_SMALL_APPENDS = replace(TUNING, config=replace(TUNING.config, max_append_bytes=64, max_inflight_messages=2))
-SMALL_APPENDS = storm(Rates(partition=400, pause=600), tuning=_SMALL_APPENDS, network=_ROUGH, storm_ms=4_000)
-"""Logs that differ are brought together a little at a time."""
+_LATE = NetworkFaults(reordering=0.2, duplication=0.1, delay_us=(200, 4_000), slow_delay_us=(200_000, 3_000_000))
+LATE = storm(Rates(partition=500, transfer=400, pause=900), network=_LATE, storm_ms=5_000)
+"""Some messages come seconds after they were sent, when others lead."""
 
 POWER = storm(Rates(power=400, pause=1_500), storm_ms=4_000)
 FULL = storm(Rates(full_disk=600, lose_state=900, kill=900), tuning=COMPACTING, storm_ms=5_000)
@@ -162,8 +164,14 @@ def rotten_tails(patch: pytest.MonkeyPatch) -> None:
 def _at_the_beginning(patch: pytest.MonkeyPatch, impair: Callable[[Faults], None], after_ms: int = 500) -> None:
     """Let something be wrong from soon after the beginning of a storm to its end, and nothing else."""
 
+    def act(faults: Faults) -> None:
+        if not faults._calm and any(node.alive and node.replica.role == "leader" for node in faults._nodes):
+            impair(faults)
+        elif not faults._calm:
+            faults._schedule.after(50_000, lambda: act(faults))
+
     def begin(faults: Faults) -> None:
-        faults._schedule.after(after_ms * 1_000, lambda: None if faults._calm else impair(faults))
+        faults._schedule.after(after_ms * 1_000, lambda: act(faults))
 
     patch.setattr(Faults, "begin", begin)
 
@@ -207,13 +215,16 @@ def deaf_follower(patch: pytest.MonkeyPatch) -> None:
 def lonely_follower(patch: pytest.MonkeyPatch) -> None:
     """One follower is cut off for a second, and is back for half of one, again and again."""
 
-    def impair(faults: Faults) -> None:
-        name, others = _others(faults)[0].name, [node.name for node in faults._nodes]
-        links = [(name, other) for other in others if other != name] + [(other, name) for other in others if other != name]
+    def cut(faults: Faults, links: list[tuple[str, str]]) -> None:
         for link in links:
             faults._network.cut(*link)
         faults._undo((1_000, 1_000), lambda: faults._mend(links))
-        faults._undo((1_500, 1_500), lambda: impair(faults))
+        faults._undo((1_500, 1_500), lambda: cut(faults, links))
+
+    def impair(faults: Faults) -> None:
+        name = _others(faults)[0].name
+        others = [node.name for node in faults._nodes if node.name != name]
+        cut(faults, [(name, other) for other in others] + [(other, name) for other in others])
 
     _at_the_beginning(patch, impair)
 

@@ -7,10 +7,11 @@ import json
 
 import pytest
 
-from tests.mutants.__main__ import chosen, detectors_of, main, results_of, run_mutant
+from tests.mutants.__main__ import main
 from tests.mutants.catalogue import MUTANTS, named
 from tests.mutants.mutant import Checks, nothing
 from tests.mutants.rules import RULES, WAITING
+from tests.mutants.runner import chosen, detectors_of, results_of, run_mutant
 
 SAMPLE = [
     "stepping_down_forgets_the_vote",
@@ -88,7 +89,7 @@ def test_the_program_says_what_is_caught(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_program_fails_when_a_fault_is_not_caught(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The exit code is 1, and the line says which."""
-    monkeypatch.setattr("tests.mutants.__main__.named", lambda name: dataclasses.replace(named(name), plant=nothing))
+    monkeypatch.setattr("tests.mutants.runner.named", lambda name: dataclasses.replace(named(name), plant=nothing))
     assert main(["--row", "77", "--jobs", "1"]) == 1
     assert "NOT CAUGHT" in capsys.readouterr().out
 
