@@ -103,16 +103,19 @@ class Promises:
             if raft.committed > known[1]:
                 self._check_committed(node, raft)
             for peer, progress in peers.items():
-                self._check_progress(node.name, peer, known[2].get(peer, 0), progress)
+                before = known[2].get(peer, 0)
+                _check_progress(node.name, peer, before, progress)
+                if progress.match > before and progress.counts and peer in self._nodes:
+                    self._check_match(raft, self._nodes[peer], progress.match)
         self._leading[node.name] = (raft.term, raft.committed, {peer: progress.match for peer, progress in peers.items()})
 
     @staticmethod
-    def _check_progress(name: NodeId, peer: NodeId, before: Index, progress: PeerProgress) -> None:
-        """What a leader knows of a peer does not go back, but for one that forgot everything, and an acknowledgement ends the probing."""
-        if 0 < progress.match < before:
-            raise Violation("match grows", f"{name} believed that {peer} holds {before}, and now {progress.match}")
-        if progress.match > before and progress.state is PeerState.PROBE:
-            raise Violation("pipelining", f"{name} knows that {peer} holds {progress.match}, and goes on probing")
+    def _check_match(raft: Raft, peer: Promising, match: Index) -> None:
+        """What a leader believes of a peer's log is so."""
+        held, meant = peer.wal.term_at(match), raft.log.term_at(match)
+        lost = peer.wal.last_index < match or (held is not None and meant is not None and held != meant)
+        if lost and not (peer.wiped or peer.torn):
+            raise Violation("match", f"{raft.node} believes that {peer.name} holds {match}@{meant}; there is {held}")
 
     def _check_kept(self, node: Promising) -> None:
         """In the term in which it was acknowledged nothing can take an entry away."""
@@ -165,3 +168,11 @@ class Promises:
     @staticmethod
     def _holds(wal: Wal, index: Index, term: Term) -> bool:
         return wal.begin.index >= index or wal.term_at(index) == term
+
+
+def _check_progress(name: NodeId, peer: NodeId, before: Index, progress: PeerProgress) -> None:
+    """What a leader knows of a peer does not go back, but for one that forgot everything, and an acknowledgement ends the probing."""
+    if 0 < progress.match < before:
+        raise Violation("match grows", f"{name} believed that {peer} holds {before}, and now {progress.match}")
+    if progress.match > before and progress.state is PeerState.PROBE:
+        raise Violation("pipelining", f"{name} knows that {peer} holds {progress.match}, and goes on probing")

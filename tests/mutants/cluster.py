@@ -32,7 +32,7 @@ from raftkv.raft.messages import AppendResponse, Message
 from raftkv.raft.node import Raft
 from raftkv.raft.reads import Reads as Rounds
 from raftkv.raft.ready import Ready
-from raftkv.raft.types import HardState, Index
+from raftkv.raft.types import HardState, Index, SnapshotMeta
 from raftkv.router.connection import _PENDING, Connection
 from raftkv.router.reads import Reads
 from raftkv.router.router import Router
@@ -557,6 +557,19 @@ def a_lost_state_is_not_asked_for(patch: pytest.MonkeyPatch) -> None:
 def the_log_is_cut_before_the_state_is_flushed(patch: pytest.MonkeyPatch) -> None:
     """The log forgets what the state holds only in memory."""
     patch.setattr(ModelStore, "flush", lambda store: None)
+
+
+@plant("74", by=Storms(("no failure", "invariant", "equal states", "state machine safety"), storms.REOPENING, storms.slow_reopening))
+def a_snapshot_is_installed_while_the_store_opens_again(patch: pytest.MonkeyPatch) -> None:
+    """A snapshot does not wait until the log has been replayed into a store that had no space."""
+    install = replica.Replica._install
+
+    def hasty(self: Any, ready: Ready, meta: SnapshotMeta) -> None:
+        reopening, self._reopening = self._reopening, False
+        install(self, ready, meta)
+        self._reopening = reopening
+
+    patch.setattr(replica.Replica, "_install", hasty)
 
 
 @plant("storage 7", by=found(storms.FULL, "liveness"))

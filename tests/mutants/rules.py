@@ -86,6 +86,7 @@ RULES: dict[str, str] = {
     "71": "the log's clock never goes back",
     "72": "writes that are held back for others leave soon",
     "73": "a read that applying in turns has not come to waits",
+    "74": "a snapshot waits while the store opens again",
     "75": "a checkpoint says the index of its rows",
     "76": "an expiry index row that no longer matches deletes nothing",
     "77": "SCAN skips no key that was there throughout",

@@ -41,7 +41,8 @@ _ROUGH = NetworkFaults(loss=0.05, duplication=0.2, reordering=0.2, delay_us=(200
 ROUGH = storm(Rates(partition=500, transfer=300, one_way=700, kill=700, pause=700), network=_ROUGH, storm_ms=4_000)
 ROUGH_OF_FIVE = storm(Rates(partition=500, transfer=300, one_way=700, pause=700, reset=500), nodes=5, network=_ROUGH, storm_ms=4_000)
 _EAGER = replace(TUNING, replica=replace(TUNING.replica, compact_entries=4))
-EAGER_COMPACTION = storm(Rates(partition=300, pause=500), network=_ROUGH, tuning=_EAGER, storm_ms=5_000)
+_BUSY = replace(QUIET.load, clients=12, pipeline=8)
+EAGER_COMPACTION = replace(storm(Rates(partition=250), tuning=_EAGER, storm_ms=5_000), load=_BUSY)
 ROUGH_COMPACTION = storm(Rates(partition=500, kill=700, pause=700), network=_ROUGH, tuning=COMPACTING, storm_ms=4_000)
 
 _SLOW_DISKS = replace(TUNING, fsync_us=(5_000, 80_000))
@@ -50,10 +51,13 @@ SPLITS = storm(Rates(kill=400, one_way=500, transfer=300), nodes=5, tuning=_SLOW
 """Elections that need several attempts, with messages that come long after they were sent."""
 
 _LATE = NetworkFaults(reordering=0.2, duplication=0.1, delay_us=(200, 4_000), slow_delay_us=(200_000, 3_000_000))
-LATE = storm(Rates(partition=500, transfer=400, pause=900), network=_LATE, storm_ms=5_000)
+LATE = storm(Rates(partition=300, transfer=400, kill=700), network=_LATE, nodes=5, storm_ms=4_000)
 """Some messages come seconds after they were sent, when others lead."""
 
 POWER = storm(Rates(power=400, pause=1_500), storm_ms=4_000)
+REOPENING = storm(
+    Rates(full_disk=400), tuning=replace(COMPACTING, replica=replace(COMPACTING.replica, compact_entries=8)), storm_ms=6_000
+)
 FULL = storm(Rates(full_disk=600, lose_state=900, kill=900), tuning=COMPACTING, storm_ms=5_000)
 _SLOW_TO_ELECT = replace(TUNING, config=replace(TUNING.config, election_ticks=40, lease_ticks=39, heartbeat_ticks=4))
 _LOSSY = NetworkFaults(loss=0.3, delay_us=(200, 4_000))
@@ -234,6 +238,23 @@ def hung_disk(patch: pytest.MonkeyPatch) -> None:
     original = SimNode._fsync_us
     patch.setattr(SimNode, "_fsync_us", lambda node: 20_000_000 if node.slow_disk else original(node))
     _at_the_beginning(patch, lambda faults: setattr(_leader(faults), "slow_disk", True))
+
+
+def slow_reopening(patch: pytest.MonkeyPatch) -> None:
+    """To open a store again takes seconds, and meanwhile the node is told to rebuild its state."""
+    original = Replica._reopen
+
+    def reopen(replica: Any) -> None:
+        node = replica._shell
+        background = node.background
+        node.background = lambda work, done: node.later(2_000_000, lambda: background(work, done))
+        try:
+            original(replica)
+        finally:
+            del node.background
+        replica._fence("the test says so")
+
+    patch.setattr(Replica, "_reopen", reopen)
 
 
 def renumbered(group: Group, session: bytes, first: int) -> Group:
