@@ -61,8 +61,13 @@ REOPENING = storm(
 FULL = storm(Rates(full_disk=600, lose_state=900, kill=900), tuning=COMPACTING, storm_ms=5_000)
 _SLOW_TO_ELECT = replace(TUNING, config=replace(TUNING.config, election_ticks=40, lease_ticks=39, heartbeat_ticks=4))
 _LOSSY = NetworkFaults(loss=0.3, delay_us=(200, 4_000))
-LEASES = storm(Rates(partition=400, pause=900), tuning=_SLOW_TO_ELECT, storm_ms=6_000)
-LEASES_AND_TRANSFERS = storm(Rates(transfer=150, one_way=400), tuning=_SLOW_TO_ELECT, network=_LOSSY, storm_ms=6_000)
+_RESTLESS = replace(QUIET.load, clients=12, pipeline=1, leave=0.3, think_us=(1_000, 15_000))
+"""Clients that do not wait for a write that gets no answer, but go and ask another node."""
+
+LEASES = replace(storm(Rates(partition=1_000), tuning=_SLOW_TO_ELECT, storm_ms=6_000), load=_RESTLESS)
+LEASES_AND_TRANSFERS = replace(
+    storm(Rates(transfer=150, one_way=400), tuning=_SLOW_TO_ELECT, network=_LOSSY, storm_ms=6_000), load=_RESTLESS
+)
 TRANSFERS = storm(Rates(transfer=250, partition=700, reset=300), storm_ms=4_000)
 HURRIED = storm(Rates(kill=800, partition=900, pause=700), tuning=replace(TUNING, router=replace(TUNING.router, timeout_ms=150)))
 _SHORT_SESSIONS = replace(TUNING, router=replace(TUNING.router, timeout_ms=150, session_renewal_ms=650))
