@@ -74,6 +74,12 @@ def one_leader(outcome: Outcome) -> str | None:
     return f"{elections} elections, {outcome.acknowledged} requests granted" if elections > 2 or outcome.acknowledged < 1_000 else None
 
 
+def one_election(outcome: Outcome) -> str | None:
+    """The first leader stays."""
+    elections = outcome.counts.get("elected", 0)
+    return f"{elections} elections" if elections > 1 else None
+
+
 def few_elections(outcome: Outcome) -> str | None:
     """Another leader is found, and stays."""
     elections = outcome.counts.get("elected", 0)
@@ -231,6 +237,7 @@ def _renumber(writes: Any) -> None:
     for sealed in writes._window:
         sealed.group = storms.renumbered(sealed.group, writes.session, writes._next_sequence)
         writes._next_sequence += sealed.group.count
+        sealed.first_sent_ms = 1 << 62  # a new session is not old
     writes._next = 0
 
 

@@ -4,7 +4,7 @@ core's own storms, and where the row can show in a whole cluster, by the simulat
 from __future__ import annotations
 
 from tests.mutants import storms
-from tests.mutants.cluster import LOST, few_elections, one_leader
+from tests.mutants.cluster import LOST, few_elections, one_election, one_leader
 from tests.mutants.mutant import Checks, Mutant, Storms, title_of
 from tests.raft.planted_faults import FAULTS
 from tests.raft.test_planted_faults import CHECKS, STORMY
@@ -44,7 +44,7 @@ IN_CLUSTERS: dict[str, Storms] = {
     "the_age_of_a_write_is_ignored": Storms(("outcome",), storms.LONG, storms.hung_disk, few_elections),
     "a_transfer_never_ends": Storms(("liveness",), storms.LEASES_AND_TRANSFERS),
     "a_peer_stays_in_probe": Storms(("pipelining",), storms.QUIET),
-    "nobody_holds_to_a_leader": Storms(("outcome",), storms.LONG, storms.deaf_follower, one_leader),
+    "nobody_holds_to_a_leader": Storms(("outcome",), storms.IDLE, storms.deaf_follower, one_election),
     "a_suspect_node_votes": Storms(("doubt",), storms.POWER, storms.rotten_tails),
     "a_suspect_node_campaigns": Storms(("doubt",), storms.POWER, storms.rotten_tails),
 }

@@ -86,6 +86,7 @@ PAST_CLOCKS = replace(ELECTIONS, wall_offsets_ms=(YEAR_MS, 2 * YEAR_MS, 0))
 FAILING = replace(QUIET, load=replace(QUIET.load, failing=0.1))
 MANY_WRITERS = replace(QUIET, load=replace(QUIET.load, clients=12, think_us=(200, 3_000)))
 LONG = replace(QUIET, storm_ms=6_000)
+IDLE = replace(LONG, load=replace(QUIET.load, clients=2, pipeline=1, think_us=(200_000, 900_000)))
 
 
 def lease_reads(patch: pytest.MonkeyPatch) -> None:
