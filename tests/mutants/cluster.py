@@ -25,7 +25,6 @@ from raftkv.kv.rows import EXPIRIES, STATE_ROW, VALUES, VALUES_END, decode_expir
 from raftkv.kv.sessions import SessionChanges
 from raftkv.kv.store import Ranges, Rows, Writes
 from raftkv.kv.string_commands import IncrementBy
-from raftkv.raft.follower import Follower
 from raftkv.raft.leader import Leader
 from raftkv.raft.membership import View
 from raftkv.raft.messages import AppendResponse, Message
@@ -338,29 +337,10 @@ def reads_do_not_wait_for_their_index(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Reads, "read_point", lambda reads, context, index: read_point(reads, context, 0))
 
 
-@plant("52", by=Storms(("linearizable reads",), storms.LEASES, storms.lease_reads))
-def a_lost_connection_shortens_the_promise_of_a_lease(patch: pytest.MonkeyPatch) -> None:
-    """With lease reads on, a follower drops its leader when the connection to it breaks."""
-
-    def lost(follower: Any, peer: str) -> None:
-        if peer == follower.leader:
-            follower.leader = None
-            follower.keep_hurrying()
-            follower._raft._promised_until = 0
-
-    patch.setattr(Follower, "peer_lost", lost)
-
-
 @plant("24", by=Storms(("linearizable reads",), storms.LEASES, storms.lease_reads))
 def a_lease_never_ends(patch: pytest.MonkeyPatch) -> None:
     """Once confirmed, a lease holds for as long as the node believes that it leads."""
     patch.setattr(Rounds, "has_lease", lambda reads, tick: reads._lease_until >= 0)
-
-
-@plant("84", by=Storms(("linearizable reads",), storms.LEASES_AND_TRANSFERS, storms.lease_reads))
-def a_lease_outlives_a_transfer(patch: pytest.MonkeyPatch) -> None:
-    """A leader that hands over keeps its lease, although the others' promise is void."""
-    patch.setattr(Rounds, "give_up_lease", lambda reads: None)
 
 
 # Applying, and the state.

@@ -22,6 +22,7 @@ from raftkv.kv.glob import Pattern
 from raftkv.kv.keyspace import Keyspace
 from raftkv.kv.replies import Reply
 from raftkv.kv.space_commands import Scan
+from raftkv.raft.reads import Reads as Rounds
 from raftkv.router.reads import Reads
 from raftkv.server.clients import ClientServer
 from raftkv.sim.store import ModelStore
@@ -36,6 +37,7 @@ from tests.codec import test_frames, test_handshake, test_peer, test_resp
 from tests.kv import test_planted_faults as kv
 from tests.kv import test_scan
 from tests.mutants.mutant import Checks, Mutant, Proof, RouterRuns, Shelf, nothing, title_of
+from tests.raft import test_thesis
 from tests.replica import test_transfer
 from tests.router import test_planted_faults as router
 from tests.router import test_reads
@@ -122,6 +124,12 @@ def _known() -> list[Mutant]:
             name = f"{test.__name__.removeprefix('test_')}: {kind.__name__}"
             made.append(Mutant(rows, name, title_of(kind), nothing, Proof(partial(test, **{argument: kind}))))
     return made
+
+
+@plant("84", by=Checks((test_thesis.test_6_4_1_a_transfer_gives_up_the_lease,), name="checks of the core"))
+def a_lease_outlives_a_transfer(patch: pytest.MonkeyPatch) -> None:
+    """A leader that hands over keeps its lease, although the others' promise is void."""
+    patch.setattr(Rounds, "give_up_lease", lambda rounds: None)
 
 
 # Transfers and checkpoints.

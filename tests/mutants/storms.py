@@ -40,19 +40,12 @@ SNAPSHOTS = storm(Rates(kill=600, lose_state=500), tuning=COMPACTING)
 _ROUGH = NetworkFaults(loss=0.05, duplication=0.2, reordering=0.2, delay_us=(200, 4_000), slow_delay_us=(20_000, 400_000))
 ROUGH = storm(Rates(partition=500, transfer=300, one_way=700, kill=700, pause=700), network=_ROUGH, storm_ms=4_000)
 ROUGH_OF_FIVE = storm(Rates(partition=500, transfer=300, one_way=700, pause=700, reset=500), nodes=5, network=_ROUGH, storm_ms=4_000)
-_EAGER = replace(TUNING, replica=replace(TUNING.replica, compact_entries=4))
-_BUSY = replace(QUIET.load, clients=12, pipeline=8)
-EAGER_COMPACTION = replace(storm(Rates(partition=250), tuning=_EAGER, storm_ms=5_000), load=_BUSY)
 ROUGH_COMPACTION = storm(Rates(partition=500, kill=700, pause=700), network=_ROUGH, tuning=COMPACTING, storm_ms=4_000)
 
 _SLOW_DISKS = replace(TUNING, fsync_us=(5_000, 80_000))
 _SLOW = NetworkFaults(loss=0.05, duplication=0.2, reordering=0.4, delay_us=(200, 4_000), slow_delay_us=(20_000, 600_000))
 SPLITS = storm(Rates(kill=400, one_way=500, transfer=300), nodes=5, tuning=_SLOW_DISKS, network=_SLOW, storm_ms=4_000)
 """Elections that need several attempts, with messages that come long after they were sent."""
-
-_LATE = NetworkFaults(reordering=0.2, duplication=0.1, delay_us=(200, 4_000), slow_delay_us=(200_000, 3_000_000))
-LATE = storm(Rates(partition=300, transfer=400, kill=700), network=_LATE, nodes=5, storm_ms=4_000)
-"""Some messages come seconds after they were sent, when others lead."""
 
 POWER = storm(Rates(power=400, pause=1_500), storm_ms=4_000)
 REOPENING = storm(
@@ -65,10 +58,7 @@ _RESTLESS = replace(QUIET.load, clients=12, pipeline=1, leave=0.3, think_us=(1_0
 """Clients that do not wait for a write that gets no answer, but go and ask another node."""
 
 LEASES = replace(storm(Rates(partition=1_000), tuning=_SLOW_TO_ELECT, storm_ms=6_000), load=_RESTLESS)
-LEASES_AND_TRANSFERS = replace(
-    storm(Rates(transfer=150, one_way=400), tuning=_SLOW_TO_ELECT, network=_LOSSY, storm_ms=6_000), load=_RESTLESS
-)
-TRANSFERS = storm(Rates(transfer=250, partition=700, reset=300), storm_ms=4_000)
+TRANSFERS = storm(Rates(transfer=150, one_way=400), tuning=_SLOW_TO_ELECT, network=_LOSSY, storm_ms=6_000)
 HURRIED = storm(Rates(kill=800, partition=900, pause=700), tuning=replace(TUNING, router=replace(TUNING.router, timeout_ms=150)))
 _SHORT_SESSIONS = replace(TUNING, router=replace(TUNING.router, timeout_ms=150, session_renewal_ms=650))
 ABANDONING = storm(Rates(pause=300, partition=400), tuning=_SHORT_SESSIONS)
@@ -109,6 +99,10 @@ def broken_clients(patch: pytest.MonkeyPatch) -> None:
         nonlocal count
         count += 1
         if count % 50 == 0:
+            clients: Any = node._replies
+            client = clients._by_connection.get(connection_id)
+            if client is not None:
+                clients._disconnect(client)
             raise ConnectionResetError("the client is gone")
         original(node, connection_id, *arguments)
 
