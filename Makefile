@@ -12,13 +12,14 @@ SEEDS ?= 20
 FIRST ?= 1
 SECONDS ?= 60
 STATES ?= 1000000
+MUTANTS_ARGS ?=
 
 FILES := $(shell find raftkv cli benchmarks \( -name '*.py' -o -name 'py.typed' \) | LC_ALL=C sort)
 LIST := $(shell printf '%s\n' $(FILES) | cksum | tr ' ' '-')
 DEPENDENCIES := $(VENV)/dependencies.stamp
 INSTALLED := $(VENV)/installed-$(LIST).stamp
 
-.PHONY: help install demo test lint simulate explore sweep fuzz bench clean
+.PHONY: help install demo test lint simulate explore sweep mutants fuzz bench clean
 
 help:
 	@echo "make demo      three nodes on this machine: kill the leader, lose a state store, check every acknowledged write"
@@ -28,6 +29,7 @@ help:
 	@echo "make simulate  raftkv verify: whole clusters in simulated storms; SEEDS=100 FIRST=1 say which"
 	@echo "make explore   every interleaving of three cores, STATES=1000000 states from each start"
 	@echo "make sweep     a crash and an error in every disk operation of every workload"
+	@echo "make mutants   plant every fault of tests/mutants and say whether it is caught; MUTANTS_ARGS='--row 9' for a part"
 	@echo "make bench     a quick measurement of this machine"
 	@echo "make clean     remove .venv and what was built"
 
@@ -67,6 +69,9 @@ explore: install
 
 sweep: install
 	$(BIN)/raftkv verify sweep
+
+mutants: install
+	$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
 
 bench: install
 	$(BIN)/python -m raftkv_bench.smoke
