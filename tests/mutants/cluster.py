@@ -365,7 +365,7 @@ def the_position_is_written_apart(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ModelStore, "write", split)
 
 
-@plant("22", by=found(storms.QUIET, "equal states", "final state"))
+@plant("22", by=found(storms.QUIET, "equal states", "final state", "log's clock"))
 def a_state_depends_on_its_node(patch: pytest.MonkeyPatch) -> None:
     """One node's clock is ahead when it applies."""
     apply = WatchedMachine.apply

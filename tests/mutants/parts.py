@@ -26,9 +26,19 @@ from raftkv.raft.reads import Reads as Rounds
 from raftkv.router.reads import Reads
 from raftkv.server.clients import ClientServer
 from raftkv.sim.store import ModelStore
-from raftkv.storage import identity, replay
+from raftkv.storage import identity, replay, segment
 from raftkv.storage.plan import Plan
-from raftkv.storage.recovery import CopiesAction, Copy, DirectoryAction, TailAction, TailFacts, decide_copies, decide_directory, decide_tail
+from raftkv.storage.recovery import (
+    CopiesAction,
+    Copy,
+    DirectoryAction,
+    RotAction,
+    TailAction,
+    TailFacts,
+    decide_copies,
+    decide_directory,
+    decide_tail,
+)
 from raftkv.storage.staging import Staging
 from raftkv.storage.wal import Wal
 from raftkv.transfer import SnapshotSender
@@ -194,6 +204,7 @@ def rot_is_cut_off(patch: pytest.MonkeyPatch) -> None:
         action = decide_tail(facts)
         return TailAction.DROP if action is TailAction.CORRUPT else action
 
+    patch.setattr(segment, "decide_rot", lambda facts: RotAction.CORRUPT)
     patch.setattr(replay, "decide_tail", cut)
     patch.setattr(replay._Replay, "_check_closed", lambda self, entry, scan: None)
 
