@@ -120,10 +120,7 @@ def _change_writes(patch: pytest.MonkeyPatch, change: Callable[[LogWrite], LogWr
 
 @plant(
     "storage 1",
-    by=found(
-        storms.BLACKOUTS,
-        *("no failure", "state machine safety", "log matching", "acknowledged writes", "restart", "one vote", "equal states", "kept"),
-    ),
+    by=found(storms.BLACKOUTS, *LOST, "no failure", "acknowledged writes", "restart", "one vote", "equal states"),
 )
 def the_disk_lies(patch: pytest.MonkeyPatch) -> None:
     """Nothing that the disk reports as durable is."""
@@ -309,7 +306,7 @@ def reads_need_no_round(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Leader, "read_index", lambda leader, context: leader._raft.answer_read(context, leader._raft.log.committed))
 
 
-@plant("26", by=found(storms.RESTARTS, "linearizable reads"))
+@plant("26", by=found(storms.HANDOVERS, "linearizable reads"))
 def reads_before_the_first_commit_of_a_term(patch: pytest.MonkeyPatch) -> None:
     """A new leader reads at the commit index that it happens to know."""
     patch.setattr(Leader, "_committed_own_term", property(lambda leader: True))

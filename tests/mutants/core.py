@@ -36,7 +36,7 @@ IN_CLUSTERS: dict[str, Storms] = {
     "the_old_membership_survives_a_snapshot": Storms(("membership",), storms.WIPES),
     "a_wiped_node_is_taken_for_the_old_one": Storms(("elected",), storms.WIPES),
     "a_new_cluster_elects_by_majority": Storms(("elected",)),
-    "elections_without_pre_vote": Storms(("outcome",), storms.LONG, storms.lonely_follower, one_leader),
+    "elections_without_pre_vote": Storms(("outcome", "liveness"), storms.LONG, storms.lonely_follower, one_leader),
     "leaders_without_check_quorum": Storms(("outcome",), storms.LONG, storms.deaf_leader, few_elections),
     "the_age_of_a_write_is_ignored": Storms(("outcome",), storms.LONG, storms.hung_disk, few_elections),
     "a_transfer_never_ends": Storms(("liveness",), storms.TRANSFERS),

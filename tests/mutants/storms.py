@@ -36,7 +36,7 @@ BLACKOUTS = storm(Rates(blackout=900), nodes=1)
 QUIET = storm(Rates())
 ISOLATIONS = storm(Rates(partition=900), storm_ms=2_500)
 PAUSES = storm(Rates(pause=200, transfer=100), storm_ms=2_000)
-RESTARTS = storm(Rates(kill=600, pause=600), storm_ms=2_500)
+HANDOVERS = storm(Rates(transfer=120, partition=500), storm_ms=2_500)
 CRASHES_IN_OPERATIONS = storm(
     Rates(crash_in_operation=80, lose_state=300, kill=900, compact=150), tuning=COMPACTING, storm_ms=5_000
 )
