@@ -13,6 +13,7 @@ FIRST ?= 1
 SECONDS ?= 60
 RUNS ?= 1
 STATES ?= 1000000
+MUTANTS_ARGS ?=
 TORTURE_FIRST ?= $(shell date +%s)
 
 FILES := $(shell find raftkv cli benchmarks \( -name '*.py' -o -name 'py.typed' \) | LC_ALL=C sort)
@@ -20,7 +21,7 @@ LIST := $(shell printf '%s\n' $(FILES) | cksum | tr ' ' '-')
 DEPENDENCIES := $(VENV)/dependencies.stamp
 INSTALLED := $(VENV)/installed-$(LIST).stamp
 
-.PHONY: help install demo test lint simulate explore sweep chaos fuzz torture bench clean
+.PHONY: help install demo test lint simulate explore sweep mutants chaos fuzz torture bench clean
 
 help:
 	@echo "make demo      three nodes on this machine: kill the leader, lose a state store, check every acknowledged write"
@@ -30,6 +31,7 @@ help:
 	@echo "make simulate  raftkv verify: whole clusters in simulated storms; SEEDS=100 FIRST=1 say which"
 	@echo "make explore   every interleaving of three cores, STATES=1000000 states from each start"
 	@echo "make sweep     a crash and an error in every disk operation of every workload"
+	@echo "make mutants   plant every fault of tests/mutants and say whether it is caught; MUTANTS_ARGS='--row 9' for a part"
 	@echo "make chaos     clusters of real processes, tortured; RUNS=3 says how many"
 	@echo "make torture   all of these proofs at length, about an hour; TORTURE_FIRST says with which seeds"
 	@echo "make bench     a quick measurement of this machine"
@@ -74,6 +76,9 @@ explore: install
 
 sweep: install
 	$(BIN)/raftkv verify sweep
+
+mutants: install
+	$(BIN)/python -m tests.mutants --jobs 2 $(MUTANTS_ARGS)
 
 torture: install
 	$(BIN)/raftkv verify --suite --jobs 2 --first $(TORTURE_FIRST)

@@ -1,7 +1,8 @@
 """The judge of a simulated cluster: it sees every node from outside, and raises `Violation` when one does what must never happen.
 
 It watches what a node says (nothing that is not durable), what it applies (the same as everybody, from its own durable log), who
-leads (one node a term, with all that is committed), and the marks of the core after each event. It changes nothing.
+leads (one node a term, with all that is committed), and the marks of the core after each event. What nodes have promised one another
+is compared with their disks in `promises`. It changes nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from raftkv.replica import Replica
 from raftkv.sim.clock import Schedule
 from raftkv.sim.model import Model
 from raftkv.sim.probes import Probes
+from raftkv.sim.promises import Promises
 from raftkv.sim.trace import Trace, Violation
 from raftkv.storage.wal import Wal
 
@@ -34,6 +36,14 @@ class Watched(Protocol):
     def replica(self) -> Replica: ...
     @property
     def wal(self) -> Wal: ...
+    @property
+    def wiped(self) -> bool: ...
+    @property
+    def torn(self) -> bool: ...
+    @property
+    def now_ms(self) -> int: ...
+    @property
+    def wall_ms(self) -> int: ...
     @property
     def wall_offset_ms(self) -> int: ...
 
@@ -49,6 +59,7 @@ class Watch:
         """How far off the middle one of all wall clocks is."""
         self.newest: tuple[Index, Term, Term] = (0, 0, 0)
         """The newest entry known to be committed: index, term, and the term in which that was seen."""
+        self._promises = Promises()
         self._trace = trace
         self._formed: tuple[Index, Term, Configuration] | None = None
         self._log: dict[Index, tuple[Term, int]] = {}
@@ -57,6 +68,7 @@ class Watch:
         self._votes: dict[tuple[NodeId, Incarnation, Term], NodeId] = {}
         self._compared: dict[NodeId, bytes] = {}
         self._commits: dict[NodeId, Index] = {}
+        self._begins: dict[NodeId, Index] = {}
         self._looked: dict[NodeId, tuple[Term, Role]] = {}
 
     @property
@@ -74,6 +86,7 @@ class Watch:
         self._compared.pop(node.name, None)
         self._compare_digest(node)
         self._check_membership(node.name, raft)
+        self._promises.started(node)
 
     # What a node says.
 
@@ -92,6 +105,7 @@ class Watch:
             key = (name, message.incarnation, message.term)
             if self._votes.setdefault(key, candidate) != candidate:
                 raise Violation("one vote", f"{name} votes for {candidate} and {self._votes[key]} in term {message.term}")
+        self._promises.sends(node, message)
 
     # What it applies.
 
@@ -104,6 +118,7 @@ class Watch:
             if kind is not EntryKind.BATCH and payload is not None:
                 self._formed = (index, term, decode_configuration(payload))
             self.model.apply(index, payload if kind is EntryKind.BATCH else None)
+            self._promises.clock_shows(node, self.model.clock_ms)
         elif known != about:
             raise Violation("state machine safety", f"{node.name} applies {index}@{term}, and another node applied {known}")
         if node.wal.term_at(index) != term:
@@ -118,6 +133,8 @@ class Watch:
             self.probes.compares(abs(offset_ms - other_ms))
             if known != machine.digest:
                 raise Violation("equal states", f"the state of {node.name} at {machine.applied_index} differs from another node's")
+            if machine.applied_index == self.model.index and machine.clock_ms != self.model.clock_ms:
+                raise Violation("log's clock", f"it shows {machine.clock_ms} at {node.name}, and the log says {self.model.clock_ms}")
 
     def _check_membership(self, name: NodeId, raft: Raft) -> None:
         """A node whose log holds the committed configuration follows it."""
@@ -146,8 +163,12 @@ class Watch:
             if raft.role is Role.LEADER:
                 self._leads(node.name, raft)
                 self.probes.leads(raft, abs(node.wall_offset_ms - self.middle_ms()))
+        if self._begins.get(node.name) != raft.log.begin.index:
+            self._begins[node.name] = raft.log.begin.index
+            self._check_membership(node.name, raft)
         self._commits_of(node.name, raft)
         self._compare_digest(node)
+        self._promises.looked_at(node)
 
     def _leads(self, name: NodeId, raft: Raft) -> None:
         if self.leaders.setdefault(raft.term, name) != name:

@@ -52,6 +52,8 @@ class Load(Struct, frozen=True, kw_only=True):
     leave: float = 0.02
     """How often a client leaves in the middle of something."""
     ttl_ms: tuple[int, int] = (20, 1_500)
+    failing: float = 0.0
+    """The share of further commands that fail when they are applied, most of the time: they count with a key that holds a text."""
 
 
 class Request:
@@ -195,6 +197,8 @@ class Workload:
         if client.again:
             key = client.again.pop()
             return Request("set", [b"SET", key, tag], key, tag, self.floor)
+        if load.failing and rng.random() < load.failing:
+            return Request("bad", [b"INCR", key], key, b"", self.floor)
         if choice < 0.34:
             return Request("get", [b"GET", key], key, b"", self.floor)
         if choice < 0.42:

@@ -13,7 +13,7 @@ import pytest
 from raftkv.sim.cluster import Run, run_seed
 from raftkv.sim.plan import Cut
 from raftkv.sim.trace import Violation
-from tests.sim.test_planted import _EagerNode
+from tests.mutants.cluster import the_log_reports_what_it_has_queued
 
 ROOT = Path(__file__).resolve().parents[2]
 PAST = [int(line.split()[0]) for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines() if line[:1].isdigit()]
@@ -63,10 +63,11 @@ def test_a_hundred_runs_do_not_depend_on_the_process() -> None:
     assert first == second
 
 
-def test_a_violation_carries_the_seed_and_the_last_events() -> None:
+def test_a_violation_carries_the_seed_and_the_last_events(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who reads a failure knows how to see it again, and what came before it."""
+    the_log_reports_what_it_has_queued(monkeypatch)
     with pytest.raises(Violation) as caught:
-        run_seed(44, Run(node_class=_EagerNode))
+        run_seed(44, Run())
     text = str(caught.value)
     assert "in seed 44, after these events:" in text
     assert re.search(r"\n +\d+\.\d{3} ms  n\d ", text)
