@@ -334,7 +334,7 @@ def a_failover_lets_reads_overtake(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Connection, "may_read", property(lambda connection: id(connection._changed) in changed or waits(connection)))
 
 
-@plant("73", by=found(storms.ELECTIONS, "linearizable reads"))
+@plant("73", by=found(storms.SLOW_DISKS, "linearizable reads"))
 def reads_do_not_wait_for_their_index(patch: pytest.MonkeyPatch) -> None:
     """A confirmed read is executed whatever has been applied; entries that are applied in later turns are missing."""
     read_point = Reads.read_point

@@ -43,7 +43,7 @@ IN_CLUSTERS: dict[str, Storms] = {
     "a_peer_stays_in_probe": Storms(("pipelining",), storms.QUIET),
     "nobody_holds_to_a_leader": Storms(("outcome",), storms.IDLE, storms.deaf_follower, one_election),
     "a_suspect_node_votes": Storms(("doubt",), storms.POWER, storms.rotten_tails),
-    "a_suspect_node_campaigns": Storms(("doubt",), storms.POWER, storms.rotten_tails),
+    "a_suspect_node_campaigns": Storms(("doubt",), storms.POWER_AND_KILLS, storms.rotten_tails),
 }
 """Not here are faults that a whole node makes harmless: its disk answers in order, so its own late answers come before what they could
 be taken for; and the first append of a leader holds an entry that conflicts with any tail that nobody verified."""

@@ -163,11 +163,14 @@ def _name(check: Callable[..., object]) -> str:
 
 
 def _call(check: Callable[..., object]) -> None:
-    if "monkeypatch" in inspect.signature(check).parameters:
-        with pytest.MonkeyPatch.context() as patch:
-            check(monkeypatch=patch)
-    else:
-        check()
+    try:
+        if "monkeypatch" in inspect.signature(check).parameters:
+            with pytest.MonkeyPatch.context() as patch:
+                check(monkeypatch=patch)
+        else:
+            check()
+    except ExceptionGroup as group:  # Hypothesis has found several failures
+        raise group.exceptions[0] from None
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ SPLITS = storm(Rates(kill=400, one_way=500, transfer=300), nodes=5, tuning=_SLOW
 """Elections that need several attempts, with messages that come long after they were sent."""
 
 POWER = storm(Rates(power=400, pause=1_500), storm_ms=4_000)
+POWER_AND_KILLS = storm(Rates(power=400, kill=900))
+SLOW_DISKS = storm(Rates(slow_disk=300))
 REOPENING = storm(
     Rates(full_disk=400), tuning=replace(COMPACTING, replica=replace(COMPACTING.replica, compact_entries=8)), storm_ms=6_000
 )

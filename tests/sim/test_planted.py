@@ -12,7 +12,7 @@ from tests.mutants.catalogue import named
 from tests.mutants.mutant import Plant, Storms, nothing
 from tests.sim.storms import first_violation
 
-FEW_SEEDS = 25
+FEW_SEEDS = 45
 
 FOUND_SOON = [
     "the_log_reports_what_it_has_queued",
@@ -23,6 +23,7 @@ FOUND_SOON = [
     "the_fastest_node_is_a_quorum",
     "the_configuration_is_forgotten_at_a_start",
     "nobody_stands_for_election",
+    "a_node_without_state_never_leads",
     "numbers_of_commands_are_ignored",
     "a_new_session_for_what_is_sent_again",
     "a_process_goes_on_in_the_session_of_the_last",
