@@ -136,11 +136,13 @@ class SnapshotChunk(Struct, frozen=True, array_like=True, tag=41):
 
 
 class SnapshotDone(Struct, frozen=True, array_like=True, tag=42):
-    """The transfer of `id` has ended: all of it is there and verified, or `reason` says why not."""
+    """The transfer of `id` has ended: all of it is there and verified, or `reason` says why not. `differs`: what has arrived is not what
+    was offered."""
 
     id: Name
     ok: bool
     reason: Reason = ""
+    differs: bool = False
 
 
 class Transfer(Struct, frozen=True, array_like=True, tag=43):
