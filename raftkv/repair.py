@@ -8,9 +8,10 @@ matter; an entry is named by index and term for ever.
 How it ends:
 
 - All entries have arrived, and the log is what it was, bit for bit. The node opens it and starts as always.
-- The leader of a term that is not older than the node's own cannot give them, nor can anybody else, or not for `PATIENCE_MS`. That leader
-  holds everything that was committed and that this node may have acknowledged, so what it does not give was never committed, or is in its
-  state. The node ends its log before the rot, as suspect: it does not count until that leader has brought it up to date.
+- The leader of a term that is not older than the node's own, if it has a state, cannot give them, nor can anybody else, or not for
+  `PATIENCE_MS`. That leader holds everything that was committed and that this node may have acknowledged, so what it does not give was
+  never committed, or is in its state. The node ends its log before the rot, as suspect: it does not count until that leader has brought
+  it up to date.
 - Neither. As long as an entry is intact nowhere, or only where nobody can be reached, the node waits, and says whom it has asked.
   It never guesses and never drops.
 

@@ -178,6 +178,11 @@ class Replica:
         return not rebuilding and not self._closed
 
     @property
+    def vouches(self) -> bool:
+        """Whether what this node cannot give of the log was never committed, or is in its state: it leads, and has a state."""
+        return self.raft.role is Role.LEADER and self.raft.fenced is None
+
+    @property
     def applied_index(self) -> Index:
         """The newest entry that the state machine holds."""
         return self.machine.applied_index

@@ -179,7 +179,7 @@ class Lack(enum.IntEnum):
 class EntriesFound(Struct, frozen=True, array_like=True, tag=45):
     """Some of the entries that the `EntriesWant` of the same `id` asked for; `lack` says why others are not here.
 
-    `leads`: the sender leads in `term`, so it holds everything that was committed in earlier terms.
+    `leads`: the sender leads in `term` and has a state, so log and state hold everything that was committed in earlier terms.
     """
 
     id: Natural
