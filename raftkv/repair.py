@@ -8,9 +8,10 @@ matter; an entry is named by index and term for ever.
 How it ends:
 
 - All entries have arrived, and the log is what it was, bit for bit. The node opens it and starts as always.
-- The leader of a term that is not older than the node's own cannot give them, nor can anybody else, or not for `PATIENCE_MS`. That leader
-  holds everything that was committed and that this node may have acknowledged, so what it does not give was never committed, or is in its
-  state. The node ends its log before the rot, as suspect: it does not count until that leader has brought it up to date.
+- The leader of a term that is not older than the node's own, if it has a state, cannot give them, nor can anybody else, or not for
+  `PATIENCE_MS`. That leader holds everything that was committed and that this node may have acknowledged, so what it does not give was
+  never committed, or is in its state. The node ends its log before the rot, as suspect: it does not count until that leader has brought
+  it up to date.
 - Neither. As long as an entry is intact nowhere, or only where nobody can be reached, the node waits, and says whom it has asked.
   It never guesses and never drops.
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Protocol, TypeVar
 
 import structlog
@@ -122,8 +124,8 @@ class _Member:
         self.asked: list[RottenEntry] = []
         """What the question under way names."""
         self.id = 0
-        self.next = 0
-        """Where in what is missing the next question begins."""
+        self.lacks: set[RottenEntry] = set()
+        """What it was asked for and did not give, since it was asked for everything last."""
         self.wait_ms = 0
         """How long it is not asked, because it has been asked for everything and gave nothing."""
         self.silent_ms = 0
@@ -210,8 +212,11 @@ class Repair:
         self._hold_ms = max(0, self._hold_ms - elapsed_ms)
         self._report_ms += elapsed_ms
         for member in self._members.values():
-            member.wait_ms = max(0, member.wait_ms - elapsed_ms)
             member.silent_ms += elapsed_ms
+            if member.wait_ms:
+                member.wait_ms = max(0, member.wait_ms - elapsed_ms)
+                if not member.wait_ms:
+                    member.lacks.clear()
         self._ask_all()
         if self._report_ms >= REPORT_MS:
             self._report_ms = 0
@@ -251,14 +256,16 @@ class Repair:
                 self._ask(peer, member)
             elif member.asked and member.silent_ms >= LOST_MS:
                 member.said = None
+                member.lacks.clear()
                 self._put(peer, member, member.asked)
 
     def _ask(self, peer: NodeId, member: _Member) -> None:
-        """Ask for the next entries that are missing, all of one group."""
-        if member.next >= len(self._missing):
-            member.next = 0
-        first = self._missing[member.next]
-        batch = self._missing[member.next : member.next + WANTED_AT_ONCE]
+        """Ask for the next entries that are missing and that it may have, all of one group."""
+        batch = list(islice((rotten for rotten in self._missing if rotten not in member.lacks), WANTED_AT_ONCE))
+        if not batch:
+            member.wait_ms = ASK_AGAIN_MS
+            return
+        first = batch[0]
         asked = [rotten for rotten in batch if (rotten.file, rotten.anchor) == (first.file, first.anchor)]
         self._questions += 1
         member.id = self._questions
@@ -276,19 +283,21 @@ class Repair:
             return
         asked, member.asked = member.asked, []
         member.said = found
+        given: set[RottenEntry] = set()
         taken: set[RottenEntry] = set()
-        for rotten in set(asked).intersection(self._missing):
+        missing = set(self._missing)
+        for rotten in asked:
             for entry in found.entries:
                 if entry.index == rotten.index and self._log.accepts(rotten, entry):
-                    self._found[rotten] = entry
-                    taken.add(rotten)
+                    given.add(rotten)
+                    if rotten in missing:
+                        self._found[rotten] = entry
+                        taken.add(rotten)
         if taken:
             self._quiet_ms = 0
             self._missing = [rotten for rotten in self._missing if rotten not in taken]
-        else:
-            member.next += len(asked)
-            if member.next >= len(self._missing):
-                member.wait_ms = ASK_AGAIN_MS
+        if not given:
+            member.lacks.update(asked)
         self._mend()
         self._ask_all()
 
@@ -320,6 +329,7 @@ class Repair:
                 self._events.error("log_repair_failed", entries=len(useless), reason="what arrived is not what was written")
                 self._missing = sorted({*self._missing, *useless}, key=lambda rotten: (rotten.file, rotten.offset))
                 for member in self._members.values():
+                    member.lacks.clear()
                     member.wait_ms = ASK_AGAIN_MS
             self._events.info("log_mended", entries=len(ready) - len(useless), missing=len(self._missing))
             if not self._log.needed:
@@ -336,9 +346,11 @@ class Repair:
 
     def _relieves(self, member: _Member) -> bool:
         """Whether it leads, in a term that makes it hold all that this node may have acknowledged and that was committed, and does
-        not give what is missing."""
+        not give what is missing first, where the log would end."""
         said = member.said
-        return member.connected and said is not None and said.leads and said.term >= self._log.term and not said.entries
+        if said is None or not member.connected or not said.leads or said.term < self._log.term:
+            return False
+        return not said.entries and self._missing[0] in member.lacks
 
     def _give_up(self) -> None:
         self._busy = True

@@ -137,6 +137,7 @@ class Replica:
         self._fence_not_before = 0
         self._log_full = False
         self._low_space = False
+        self._making_room = False
         self._was_suspect = raft.suspect is not None
         self._alarm: tuple[Index, tuple[NodeId, ...]] | None = None
         self._ticks = 0
@@ -176,6 +177,11 @@ class Replica:
         """False while the state is being rebuilt: no read may be served from it."""
         rebuilding = self.raft.fenced is not None or self.raft.snapshot_pending or self._installing is not None
         return not rebuilding and not self._closed
+
+    @property
+    def vouches(self) -> bool:
+        """Whether what this node cannot give of the log was never committed, or is in its state: it leads, and has a state."""
+        return self.raft.role is Role.LEADER and self.raft.fenced is None
 
     @property
     def applied_index(self) -> Index:
@@ -450,9 +456,14 @@ class Replica:
             self._reopen()
 
     def _make_room(self, reason: str) -> None:
-        """Remove a damaged state that was set aside: it helps to find out what happened, and that must cost the node nothing."""
+        """Remove a damaged state that was set aside: it helps to find out what happened, and that must cost the node nothing. What finds
+        the disk full finds it so several times at once: two who remove the same files get in each other's way."""
+        if self._making_room:
+            return
+        self._making_room = True
 
         def removed(result: bool | BaseException) -> None:
+            self._making_room = False
             if isinstance(result, BaseException):
                 raise result
             if result:

@@ -88,7 +88,7 @@ class SnapshotSender:
         self._making = False
         self._distrusted = False  # what is being made is not to be sent
         self._doubted = False
-        """A peer could not use the checkpoint: perhaps it has rotted, so it is not offered again."""
+        """A peer found that the checkpoint differs from what was offered: perhaps it has rotted, so it is not offered again."""
         self._keep_ms = 0
         self._events = structlog.get_logger("raftkv")
 
@@ -126,7 +126,8 @@ class SnapshotSender:
         transfer = self._outgoing.get(peer)
         if transfer is not None and transfer.checkpoint is not None and transfer.checkpoint.name == done.id:
             self._events.info("snapshot_sent", to=peer, ok=done.ok, reason=done.reason, index=transfer.checkpoint.meta.index)
-            self._doubted |= not done.ok and transfer.checkpoint is self._checkpoint
+            # A peer that is busy or has no space says so again and again: a new checkpoint each time would help nobody.
+            self._doubted |= done.differs and transfer.checkpoint is self._checkpoint
             self._end(peer, done.ok)
 
     def peer_lost(self, peer: NodeId) -> None:
@@ -404,4 +405,4 @@ class SnapshotReceiver:
         self._events.warning("snapshot_failed", sender=incoming.sender, reason=str(error))
         if isinstance(error, DiskFull):
             self._no_space(str(error))
-        self._send(incoming.sender, SnapshotDone(incoming.offer.id, False, str(error)[:200]))
+        self._send(incoming.sender, SnapshotDone(incoming.offer.id, False, str(error)[:200], isinstance(error, Corrupt)))

@@ -136,11 +136,13 @@ class SnapshotChunk(Struct, frozen=True, array_like=True, tag=41):
 
 
 class SnapshotDone(Struct, frozen=True, array_like=True, tag=42):
-    """The transfer of `id` has ended: all of it is there and verified, or `reason` says why not."""
+    """The transfer of `id` has ended: all of it is there and verified, or `reason` says why not. `differs`: what has arrived is not what
+    was offered."""
 
     id: Name
     ok: bool
     reason: Reason = ""
+    differs: bool = False
 
 
 class Transfer(Struct, frozen=True, array_like=True, tag=43):
@@ -177,7 +179,7 @@ class Lack(enum.IntEnum):
 class EntriesFound(Struct, frozen=True, array_like=True, tag=45):
     """Some of the entries that the `EntriesWant` of the same `id` asked for; `lack` says why others are not here.
 
-    `leads`: the sender leads in `term`, so it holds everything that was committed in earlier terms.
+    `leads`: the sender leads in `term` and has a state, so log and state hold everything that was committed in earlier terms.
     """
 
     id: Natural

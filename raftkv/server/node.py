@@ -505,8 +505,7 @@ class Node:
 
     def _answer(self, node: NodeId, want: EntriesWant) -> None:
         """A node whose log is rotten asks for entries."""
-        raft = self._replica.raft
-        leads, term = raft.role is Role.LEADER, raft.term
+        leads, term = self._replica.vouches, self._replica.raft.term
 
         def answered(result: EntriesFound | BaseException) -> None:
             if isinstance(result, BaseException):

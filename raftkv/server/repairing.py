@@ -115,9 +115,12 @@ class RepairPhase:
             ticked = now
             if now - told >= HEALTH_MS / 1000:
                 told = now
-                health = self._health()
-                for peer in self._members:
-                    self._network.send(peer, health)
+                self._guarded(self._tell_health)
+
+    def _tell_health(self) -> None:
+        health = self._health()
+        for peer in self._members:
+            self._network.send(peer, health)
 
     def _guarded(self, act: Callable[..., None], *arguments: object) -> None:
         """Run `act`; whatever it raises stops the node."""

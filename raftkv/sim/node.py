@@ -606,7 +606,7 @@ class SimNode:
         self.wake()
 
     def _answer(self, sender: NodeId, want: EntriesWant) -> None:
-        leads, term = self.replica.raft.role is Role.LEADER, self.replica.raft.term
+        leads, term = self.replica.vouches, self.replica.raft.term
 
         def answered(result: EntriesFound | BaseException) -> None:
             if isinstance(result, BaseException):

@@ -80,7 +80,7 @@ VALUES: list[tuple[int, Stream, Value]] = [
     (39, Stream.BULK, SnapshotOffer("snap-1", INSTALL, (FileInfo("a.sst", 10, 1), FileInfo("MANIFEST", 0, 0)))),
     (40, Stream.CONTROL, SnapshotWant("snap-1", 0, 262144, 100)),
     (41, Stream.BULK, SnapshotChunk("snap-1", 0, 262144, b"\0" * 100)),
-    (42, Stream.CONTROL, SnapshotDone("snap-1", False, "disk full")),
+    (42, Stream.CONTROL, SnapshotDone("snap-1", False, "the file differs", True)),
     (43, Stream.CONTROL, Transfer("n2")),
     (44, Stream.CONTROL, EntriesWant(7, EntryId(9, 3), (EntryId(8, 0), EntryId(9, 3)))),
     (45, Stream.BULK, EntriesFound(7, (Entry(9, 3, EntryKind.BATCH, b"\0\xff" * 99),), Lack.ROTTEN, True, 4)),

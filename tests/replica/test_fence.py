@@ -11,6 +11,7 @@ import pytest
 from raftkv.codec.peer import Fence
 from raftkv.errors import StorageError
 from raftkv.raft.messages import InstallSnapshot, SnapshotRequest
+from raftkv.raft.node import LAST_RESORT_TIMEOUTS
 from raftkv.raft.ready import Role
 from raftkv.replica import PAUSE_TICKS, Replica, ReplicaSettings
 from raftkv.sim.disk import SimDisk
@@ -49,6 +50,20 @@ def test_a_fence_that_is_not_written_is_caught() -> None:
     """Planted: a fence that only the process knows is gone when it is, and the wrong state is served again."""
     assert _serves_after_a_restart(Forgetful)
     assert not _serves_after_a_restart(Replica)
+
+
+def test_a_leader_without_a_state_vouches_for_nothing() -> None:
+    """A node with a rotten log gives entries up because a leader has them in its state: one that leads as a last resort has none."""
+    healthy = Node(SimDisk(random.Random(1)))
+    assert not healthy.replica.vouches
+    healthy.leads()
+    assert healthy.replica.vouches
+    fenced = Node(SimDisk(random.Random(1)))
+    fenced.is_fenced()
+    for _ in range(LAST_RESORT_TIMEOUTS * fenced.replica.raft.config.election_ticks):
+        fenced.replica.tick()
+    fenced.leads()
+    assert (fenced.replica.raft.role, fenced.replica.vouches) == (Role.LEADER, False)
 
 
 def test_a_fence_takes_effect_before_it_is_durable() -> None:

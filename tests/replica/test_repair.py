@@ -377,6 +377,19 @@ def test_a_leader_that_gives_some_is_waited_for() -> None:
     assert made.endings == {}
 
 
+def test_a_leader_is_asked_for_everything_before_anything_is_given_up() -> None:
+    """It has forgotten one entry, which another member has given before it answers, and holds the next, which nobody else does."""
+    made = Party()
+    made.add("n1", FOUR, [2, 4])
+    made.add("n2", FOUR[:3])
+    made.add("n3", FOUR)
+    made.begin()
+    compacted(made, "n3", 3)
+    made.leader = "n3"
+    made.run()
+    assert made.endings == {"n1": Ending.MENDED}
+
+
 def test_a_full_disk_is_waited_for() -> None:
     """Giving up needs a little space; without it nothing has happened, and it is tried again."""
     made = party([2], [])

@@ -77,6 +77,17 @@ def test_it_goes_before_the_node_does_without(happens: Callable[[Node], None]) -
     assert node.replica.out_of_space is None
 
 
+def test_it_is_removed_by_one_at_a_time() -> None:
+    """The log, the state and the watch on the disk find it full at the same time."""
+    node = _node(RESERVE_BYTES)
+    for happens in (_space_is_low, _log_is_full, _state_is_full):
+        happens(node)
+    node.heartbeat(background=False)
+    assert len(node.work) == 1
+    node.settle()
+    assert not node.disk.exists(ASIDE_PATH)
+
+
 def test_a_snapshot_that_does_not_fit_beside_it_fits_without_it() -> None:
     """The rebuild for which a damaged state was set aside is not prevented by it."""
     node = _node(SPARE_BYTES + 100)

@@ -225,6 +225,25 @@ def test_a_checkpoint_that_has_rotted_is_not_offered_again() -> None:
     assert not [path for path in pair.disks[0].files() if path.startswith("state/snap-")]
 
 
+@pytest.mark.parametrize("reason", ["another snapshot is being received", "no space"])
+def test_a_checkpoint_that_nobody_doubts_is_offered_again(reason: str) -> None:
+    """A peer that is busy or has no space refuses each offer: it costs no new checkpoint each time, and at last the same one arrives."""
+    pair = Pair()
+    names: set[str] = set()
+    for _ in range(3):
+        pair.start()
+        (frame,) = pair.frames
+        offer = frame[1]
+        assert isinstance(offer, SnapshotOffer)
+        names.add(offer.id)
+        pair.frames.clear()
+        pair.sender.done("n2", SnapshotDone(offer.id, False, reason))
+    pair.start()
+    pair.deliver()
+    assert pair.finished == [("n2", False)] * 3 + [("n2", True)]
+    assert len(names) == 1
+
+
 @pytest.mark.parametrize("change", [{"file": 99}, {"size": 0}, {"size": CHUNK_BYTES + 1}, *NO_PLACES])
 def test_a_want_that_makes_no_sense_is_ignored(change: dict[str, int]) -> None:
     """A peer cannot make the sender read what it did not offer."""
