@@ -551,7 +551,7 @@ def the_log_is_cut_before_the_state_is_flushed(patch: pytest.MonkeyPatch) -> Non
     patch.setattr(ModelStore, "flush", lambda store: None)
 
 
-@plant("74", by=Storms(("no failure", "invariant", "equal states", "state machine safety"), storms.FULL, storms.slow_reopening))
+@plant("74", by=Storms(("no failure", "invariant", "equal states", "state machine safety"), storms.REOPENING, storms.slow_reopening))
 def a_snapshot_is_installed_while_the_store_opens_again(patch: pytest.MonkeyPatch) -> None:
     """A snapshot does not wait until the log has been replayed into a store that had no space."""
     install = replica.Replica._install

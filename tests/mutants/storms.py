@@ -57,6 +57,7 @@ SPLITS = storm(Rates(kill=400, one_way=500, transfer=300), nodes=5, tuning=_SLOW
 POWER = storm(Rates(power=400, pause=1_500), storm_ms=4_000)
 POWER_AND_KILLS = storm(Rates(power=400, kill=900))
 SLOW_DISKS = storm(Rates(slow_disk=300))
+REOPENING = storm(Rates(full_disk=250), tuning=COMPACTING, storm_ms=4_000)
 FULL = storm(Rates(full_disk=600, lose_state=900, kill=900), tuning=COMPACTING, storm_ms=5_000)
 _SLOW_TO_ELECT = replace(TUNING, config=replace(TUNING.config, election_ticks=40, lease_ticks=39, heartbeat_ticks=4))
 _LOSSY = NetworkFaults(loss=0.3, delay_us=(200, 4_000))
