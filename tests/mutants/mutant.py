@@ -26,7 +26,7 @@ from tests.router.test_planted_faults import complaint
 MOST_EXAMPLES = 200
 """What cannot be found in so many examples is not caught."""
 
-SOUND_EXAMPLES = 10
+SOUND_EXAMPLES = 5
 """Seeds of each kind that a sound product has to survive here; `make simulate` and the test suite do more."""
 
 Plant = Callable[[pytest.MonkeyPatch], None]
