@@ -193,7 +193,7 @@ class StateDirectory:
 
     def _stage(self, name: str, offer: Offer, moved: Callable[[], None]) -> Staging:
         if self._staging is not None:
-            self._staging.close()
+            self._staging.supersede()
         path = f"{self._path}/part-{name}"
         if load_offer(self._disk, path) != offer:
             self._disk.remove_tree(path)

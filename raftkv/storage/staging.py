@@ -76,6 +76,7 @@ class Staging:
         self._moved = moved
         self._lock = threading.Lock()
         self._closed = False
+        self._superseded = False
         self._arrived: list[list[tuple[int, int]]] = [[] for _ in offer.files]
         self._progress = _open_or_create(disk, f"{path}/PROGRESS")
         self._progress_bytes = 0
@@ -148,10 +149,19 @@ class Staging:
             self._closed = True
             self._progress.close()
 
+    def supersede(self) -> None:
+        """Close it: from now on its directory may be that of another transfer of the same snapshot."""
+        with self._lock:
+            self._superseded = self._closed = True
+            self._progress.close()
+
     def discard(self) -> None:
-        """Remove it from disk. Blocks. Idempotent."""
-        self.close()
-        self._disk.remove_tree(self.path)
+        """Remove it from disk, unless another has taken its place. Blocks. Idempotent."""
+        with self._lock:
+            self._closed = True
+            self._progress.close()
+            if not self._superseded:
+                self._disk.remove_tree(self.path)
 
     def whole(self) -> Iterator[tuple[FileInfo, str]]:
         """The files of which everything has arrived, and where they are."""

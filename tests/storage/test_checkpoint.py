@@ -387,6 +387,20 @@ def test_a_chunk_that_differs_is_found_and_fetched_again() -> None:
     assert meta_of(state.install(again)).index == 10
 
 
+def test_discarding_what_was_not_wanted_leaves_another_transfer_of_the_same_snapshot_alone() -> None:
+    """Found by a simulated storm: a snapshot was not wanted and was to be removed, later; meanwhile it was offered again."""
+    checkpoint, state = leader(), model(sim())
+    unwanted = state.stage(checkpoint.name, checkpoint.meta, checkpoint.files)
+    transfer(checkpoint, unwanted)
+    unwanted.finish()
+    again = state.stage(checkpoint.name, checkpoint.meta, checkpoint.files)
+    transfer(checkpoint, again, most=1)
+    unwanted.discard()
+    transfer(checkpoint, again)
+    again.finish()
+    assert meta_of(state.install(again)).index == 10
+
+
 def test_an_incomplete_snapshot_is_not_finished() -> None:
     """`finish` refuses a snapshot of which something has not arrived."""
     checkpoint = leader(10)
