@@ -15,6 +15,7 @@ What always holds: nothing else of the log is touched; what has become whole is 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import google_crc32c
@@ -24,7 +25,7 @@ from raftkv.codec.record import DATA_OFFSET, Record, SegmentHeader, Surveyed, en
 from raftkv.errors import InvariantBroken
 from raftkv.raft.types import Configuration, Entry, EntryId, Index, SnapshotMeta, Term
 from raftkv.storage.disk import DirectoryLock, Disk
-from raftkv.storage.hard_state import HardStateSlot, inspect_hard_state
+from raftkv.storage.hard_state import open_hard_state
 from raftkv.storage.manifest import Manifest, SegmentEntry, store_manifest
 from raftkv.storage.replay import LOG_DIRECTORY, MANIFEST_PATH, RottenGroup, Survey, WalSettings, segment_ids, survey_log
 from raftkv.storage.segment import Window, create_segment, read_entry, segment_path
@@ -85,12 +86,16 @@ class RottenLog:
 
     @classmethod
     def open(cls, disk: Disk, settings: WalSettings) -> RottenLog:
-        """Read the log again, and take the directory's lock. Raises as `Wal.open` does, but not `Rotten`."""
+        """Read the log again, and take the directory's lock. Raises as `Wal.open` does, but not `Rotten`.
+
+        Both slots of the hard state are written again, as at every start: a repair may last long, and rot must not gather in it.
+        """
         lock = disk.lock(LOCK_PATH)
         try:
-            slot = inspect_hard_state(disk)
-            term = slot.state.term if isinstance(slot, HardStateSlot) else 0
-            return cls(disk, settings, survey_log(disk, settings), term, lock)
+            survey = survey_log(disk, settings)
+            with contextlib.closing(open_hard_state(disk)) as hard_state:
+                term = hard_state.current.term
+            return cls(disk, settings, survey, term, lock)
         except BaseException:
             lock.release()
             raise
