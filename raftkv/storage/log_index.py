@@ -58,6 +58,8 @@ class LogIndex:
         self._views: list[SegmentView] = []
         self._run_first: list[Index] = []
         self._run_term: list[Term] = []
+        self._unknown: set[Index] = set()
+        """Entries whose terms are not known."""
 
     @property
     def first(self) -> Index:
@@ -97,6 +99,7 @@ class LogIndex:
         if index != self.last.index + 1:
             self._cut(index)
         self.append(index, self.last.term, offset)
+        self._unknown.add(index)
 
     def reset(self, snapshot: SnapshotMeta) -> None:
         """Forget all entries; the log begins after `snapshot`."""
@@ -105,6 +108,7 @@ class LogIndex:
         self._run_first.clear()
         self._run_term.clear()
         self.configurations.clear()
+        self._unknown.clear()
         self.begin = snapshot
         self.last = EntryId(snapshot.index, snapshot.term)
 
@@ -188,7 +192,8 @@ class LogIndex:
         else:
             if first > begin.index + 1:
                 raise Hole(f"the entries {begin.index + 1} to {first - 1} are missing")
-            if begin.index >= first and self._run_term[bisect_right(self._run_first, begin.index) - 1] != begin.term:
+            known = begin.index >= first and begin.index not in self._unknown
+            if known and self._run_term[bisect_right(self._run_first, begin.index) - 1] != begin.term:
                 raise Hole(f"entry {begin.index} does not have term {begin.term}, at which the log was compacted")
         self.compact(begin)
 
@@ -196,6 +201,7 @@ class LogIndex:
         """Entries from `index` on no longer count."""
         if not self.begin.index < index <= self.last.index:
             raise Hole(f"entry {index} follows entry {self.last.index}")
+        self._unknown = {at for at in self._unknown if at < index}
         for view in self._views:
             if view.offsets and view.last >= index:
                 del view.offsets[max(index - view.first, 0) :]

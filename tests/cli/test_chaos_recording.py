@@ -127,7 +127,7 @@ class Repeats(Honest):
 
 def verdict(server: Honest) -> Verdict:
     """What the history of eight clients of `server` shows."""
-    with FakeNode(server.handle) as node, RecordingClients([node.address] * 2, 8, Keys(2, 400)) as clients:
+    with FakeNode(server.handle) as node, RecordingClients([node.address] * 2, 8, Keys(2, 150)) as clients:
         wait_until("operations", lambda: clients.succeeded >= OPERATIONS or clients.surprises, 30)
     assert clients.surprises == []
     return overall(judge(clients.history()).values())

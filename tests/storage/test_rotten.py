@@ -120,6 +120,19 @@ def test_rot_does_not_gather_in_the_hard_state_while_the_log_is_rotten() -> None
         RottenLog.open(driver.disk, SMALL).close()
 
 
+def test_rot_at_the_place_where_the_log_begins_does_not_matter() -> None:
+    """Found by a simulated storm: of the entry up to which the log was cut nothing counts any more, its term in the log included."""
+    driver = log_of((entry(1, 1), entry(2, 2), entry(3, 2)))
+    driver.open()
+    driver.compact(2)
+    driver.seal()
+    driver.disk.crash(Survival.LOST)
+    for path, offset in (place for name, place in places(driver).items() if name.index < 3):
+        driver.disk.flip(path, offset + 9)
+    wal = Wal.open(driver.disk, SMALL)
+    assert (wal.begin.index, wal.begin.term, wal.last_index, wal.term_at(3)) == (2, 2, 3, 2)
+
+
 def test_a_group_of_which_only_its_record_is_left_is_mended() -> None:
     """Count and last entry of the group say what it held; the terms in between are not known, and are not made up."""
     driver = log_of(entries(1, 2), (entry(3, 1), entry(4, 2), entry(5, 4)), entries(6, 6, 4))
