@@ -118,6 +118,7 @@ def test_rot_does_not_gather_in_the_hard_state_while_the_log_is_rotten() -> None
     for offset in (5, SLOT_BYTES + 5):
         driver.disk.flip(HARD_STATE_PATH, offset)
         RottenLog.open(driver.disk, SMALL).close()
+        assert len({driver.disk.content(HARD_STATE_PATH)[at : at + SLOT_BYTES] for at in (0, SLOT_BYTES)}) == 1
 
 
 def test_rot_at_the_place_where_the_log_begins_does_not_matter() -> None:
