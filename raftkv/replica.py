@@ -30,7 +30,7 @@ from msgspec import Struct
 
 from raftkv.codec.peer import EntriesFound, Fence, Health, SnapshotChunk, SnapshotDone, SnapshotOffer, SnapshotWant
 from raftkv.divergence import DivergenceWatch
-from raftkv.errors import Busy, DiskFull, InvariantBroken, Unavailable
+from raftkv.errors import Busy, DiskFull, InvalidRequest, InvariantBroken, Unavailable
 from raftkv.kv.command import Command
 from raftkv.kv.digest import Pair
 from raftkv.kv.machine import GroupReplies, KvMachine
@@ -42,6 +42,7 @@ from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.quorum import majority
 from raftkv.raft.ready import Fetch, Ready, Role, RoleChange
 from raftkv.raft.types import Entry, EntryId, EntryKind, Index, NodeId, SnapshotMeta, Term
+from raftkv.space import DiskSpace
 from raftkv.storage.checkpoint import StateDirectory
 from raftkv.storage.plan import LogWrite
 from raftkv.storage.staging import Staging
@@ -128,23 +129,20 @@ class Replica:
         self._slow_reads = 0
         self._flush_not_before = 0
         self._flushed_size = 0
-        self._store_failed = False
         self._reopening = False
         self._closed = False
         """The store of `machine` has been closed to be opened again, which may fail as long as there is no space."""
         self._install_waits: Callable[[], None] | None = None
         self._fence_due: str | None = None
         self._fence_not_before = 0
-        self._log_full = False
-        self._low_space = False
-        self._making_room = False
         self._was_suspect = raft.suspect is not None
         self._alarm: tuple[Index, tuple[NodeId, ...]] | None = None
         self._ticks = 0
         self.events: structlog.typing.FilteringBoundLogger = structlog.get_logger("raftkv").bind(node=self.node)
         self._divergence = DivergenceWatch(self.node)
         self._sender = SnapshotSender(state, shell.background, shell.send, self._snapshot_sent, settings.snapshot_bytes_per_second)
-        self._receiver = SnapshotReceiver(state, shell.background, shell.send, self._snapshot_received, self._make_room)
+        self._space = DiskSpace(state, shell, settings.reserve_bytes, self.events)
+        self._receiver = SnapshotReceiver(state, shell.background, shell.send, self._snapshot_received, self._space.make_room)
 
     def attach(self, listener: Listener) -> None:
         """Name the listener. Called once, before the first `pump`."""
@@ -201,9 +199,7 @@ class Replica:
     @property
     def out_of_space(self) -> str | None:
         """Why writes are refused here for want of disk space, if they are."""
-        if self._log_full or self._low_space or self._store_failed:
-            return "the disk of the leader is full; writes are accepted again when there is space"
-        return None
+        return self._space.out_of_space
 
     def propose(self, payload: bytes) -> EntryId:
         """Append a batch to the replicated log.
@@ -231,6 +227,30 @@ class Replica:
         """Ask for a linearizable read point; the answer is `Listener.read_point`. Raises NotLeader."""
         self.raft.read_index(context)
         self._shell.wake()
+
+    def transfer_leadership(self, to: NodeId | None) -> NodeId:
+        """Hand over the leadership, which this node must have.
+
+        Args:
+            to: a voter; None for the best one: a peer that is connected, has its state and room for writes, and has most of the log.
+
+        Returns:
+            Who has been chosen. Whether it takes over shows later: `raft.transfer_leadership`.
+
+        Raises:
+            NotLeader, InvalidRequest: see the core; nothing has changed.
+        """
+        if to is None:
+            progress = self.raft.progress().items()
+            able, voting = self._space.able, self.raft.view.voting
+            voters = [(peer in able, view.match, peer) for peer, view in progress if peer in voting and view.counts]
+            if not voters:
+                raise InvalidRequest("there is no other voter to hand the leadership to")
+            to = max(voters)[2]
+        self.raft.transfer_leadership(to)
+        self.events.info("leadership_transfer", to=to)
+        self._shell.wake()
+        return to
 
     def run_slow(self, command: Command, done: Callable[[Reply], None]) -> None:
         """Execute a long read on a consistent view, off the event loop."""
@@ -278,6 +298,7 @@ class Replica:
         match value:
             case Health():
                 self._divergence.heard(sender, value.digests, value.fenced is not None)
+                self._space.heard(sender, value)
                 self._heard(sender, value)
             case Fence() if sender == self.raft.leader:
                 self._fence(f"the state here differs from the majority's at index {value.index}: {value.reason}")
@@ -310,6 +331,7 @@ class Replica:
         """The connection to `peer` broke."""
         self._sender.peer_lost(peer)
         self._divergence.forget(peer)
+        self._space.forget(peer)
         self.raft.peer_lost(peer)
         self._shell.wake()
 
@@ -327,11 +349,7 @@ class Replica:
 
     def log_full(self, full: bool) -> None:
         """The log has no space (or has some again). Writes are refused meanwhile; reads go on."""
-        if full != self._log_full:
-            self._log_full = full
-            self.events.warning("log_disk_full" if full else "log_disk_has_space")
-            if full:
-                self._make_room("the log has no space")
+        self._space.log_full(full)
 
     def pump(self, now_ms: int) -> None:
         """Handle what the core has ready, a bounded number of Readies; asks for another call if there is more.
@@ -423,7 +441,7 @@ class Replica:
         """Apply what waits, as much as one turn of the event loop should: a node that catches up also has to hear its peers and to
         answer them. A store that cannot keep up or has no space leaves the rest waiting, in order. When the core has taken a snapshot,
         what waits is part of it."""
-        if not self._to_apply or self._store_failed or self.raft.snapshot_pending:
+        if not self._to_apply or self._space.store_failed or self.raft.snapshot_pending:
             return
         try:
             while self._to_apply and self._apply_room > 0:
@@ -436,40 +454,20 @@ class Replica:
         except Busy:
             self.events.debug("store_busy", waiting=len(self._to_apply))  # the next tick tries again
         except DiskFull as error:
-            self._store_failed = True
+            self._space.store_failed = True
             self.events.error("store_disk_full", reason=str(error), applied=self.machine.applied_index)
-            self._make_room(str(error))
+            self._space.make_room(str(error))
             self.raft.step_down()  # another node's state may still have space, and reads wait for what is applied
         self.raft.applied(self.machine.applied_index)
 
     # A full disk.
 
     def _watch_space(self) -> None:
-        reserve = self._settings.reserve_bytes
-        low = reserve > 0 and self._state.free_bytes() < reserve
-        if low != self._low_space:
-            self._low_space = low
-            self.events.warning("disk_space_low" if low else "disk_space_regained", reserve_bytes=reserve)
-            if low:
-                self._make_room(f"less than {reserve} bytes are left on the disk")
-        if self._store_failed and not low and not self._reopening and self._installing is None:
+        self._space.look()
+        if self._space.store_failed and not self._space.low and not self._reopening and self._installing is None:
             self._reopen()
-
-    def _make_room(self, reason: str) -> None:
-        """Remove a damaged state that was set aside: it helps to find out what happened, and that must cost the node nothing. What finds
-        the disk full finds it so several times at once: two who remove the same files get in each other's way."""
-        if self._making_room:
-            return
-        self._making_room = True
-
-        def removed(result: bool | BaseException) -> None:
-            self._making_room = False
-            if isinstance(result, BaseException):
-                raise result
-            if result:
-                self.events.warning("damaged_state_removed", reason=reason)
-
-        self._shell.background(self._state.give_up_damaged, removed)
+        if self.out_of_space is not None:
+            self.raft.give_way(self._space.able)
 
     def _reopen(self) -> None:
         """There is space again: open the store as it was at its last flush, and replay the log up to where the core believes it is."""
@@ -497,7 +495,7 @@ class Replica:
             if isinstance(result, BaseException):
                 raise result
             self.machine = result
-            self._store_failed = self._closed = False
+            self._space.store_failed = self._closed = False
             self.events.info("store_reopened", applied=result.applied_index)
             self._shell.wake()
 
@@ -541,7 +539,7 @@ class Replica:
                     f"the snapshot at {meta.index} (term {meta.term}) holds a state at {result.applied_index} (term {result.applied_term})"
                 )
             self.machine = result
-            self._store_failed = self._closed = False
+            self._space.store_failed = self._closed = False
             self._installed = True
             self._shell.wake()
 
@@ -583,7 +581,7 @@ class Replica:
         begin = self.raft.log.begin.index
         machine = self.machine
         durable = machine.applied_index
-        if durable - begin < 2 or self._compacting or not self.ready_to_serve or self._store_failed:
+        if durable - begin < 2 or self._compacting or not self.ready_to_serve or self._space.store_failed:
             return
         self._compacting = True
 

@@ -13,6 +13,7 @@ Appends are made when a Ready is taken (`flush`), so that all that was proposed 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 from raftkv.errors import Busy, InvalidRequest, InvariantBroken
@@ -57,7 +58,7 @@ class Leader:
         self._ticks = 0
         self._transfer: NodeId | None = None
         self._transfer_ticks = 0
-        self._successor: NodeId = ""  # whom a fenced leader has asked last
+        self._successor: NodeId = ""  # to whom this leader gave way last
         self._stateless: set[NodeId] = set()  # who has asked a fenced leader for a snapshot
         self._dirty = True
 
@@ -105,7 +106,7 @@ class Leader:
             if self._transfer_ticks >= raft.config.election_ticks:
                 self._transfer = None
         if raft.fenced is not None:
-            self._give_way()
+            self.give_way(raft.view.voting - self._stateless)
         if self._ticks % raft.config.heartbeat_ticks == 0:
             self._begin_round()
 
@@ -302,18 +303,19 @@ class Leader:
         self._dirty = True
         self._hand_over()
 
-    def _give_way(self) -> None:
-        """Hand over to a voter that has caught up and has a state; when it does not take over in time, to the next one."""
+    def give_way(self, able: Set[NodeId]) -> None:
+        """Hand over to one of the voters that are `able` to do what this leader cannot, if one has caught up; when it does not take over
+        in time and this is asked again, to the next one."""
         if self._transfer is not None:
             return
         raft = self._raft
-        able = [
+        caught_up = [
             peer
             for peer, progress in self.peers.items()
-            if peer in raft.view.voting and progress.counts and progress.match == raft.log.last and peer not in self._stateless
+            if peer in able and peer in raft.view.voting and progress.counts and progress.match == raft.log.last
         ]
-        if able:
-            self._successor = min(able, key=lambda peer: (peer <= self._successor, peer))
+        if caught_up:
+            self._successor = min(caught_up, key=lambda peer: (peer <= self._successor, peer))
             self.transfer(self._successor)
 
     def _hand_over(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Final
 
 from raftkv.errors import InvariantBroken, NotLeader
@@ -264,6 +264,12 @@ class Raft:
             InvalidRequest: `to` cannot lead.
         """
         self._leading().transfer(to)
+
+    def give_way(self, able: Set[NodeId]) -> None:
+        """Hand the leadership to one of `able` that has caught up, if there is one: they can do what this node cannot. Does nothing on
+        other nodes, and while a transfer is under way. Asked again and again, it asks one after the other."""
+        if isinstance(self._role, Leader):
+            self._role.give_way(able)
 
     def step_down(self) -> None:
         """Stop leading; another node will be elected. Does nothing on other nodes."""

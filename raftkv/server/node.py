@@ -498,7 +498,7 @@ class Node:
             self._answer(node, value)
         elif isinstance(value, Transfer):
             with contextlib.suppress(Refused, InvalidRequest):  # who asked sees that nothing changed
-                self.transfer_here(value.to or None)
+                self._replica.transfer_leadership(value.to or None)
         else:
             self._replica.receive(node, value)
         self.wake()
@@ -551,22 +551,6 @@ class Node:
             return Check(False, "no leader is known")
         return Check(self._replica.ready_to_serve, "ok" if self._replica.ready_to_serve else "the state is being replaced")
 
-    def transfer_here(self, to: NodeId | None) -> None:
-        """Hand over the leadership, which this node must have. Without `to`, to the connected peer that is most up to date."""
-        raft = self._replica.raft
-        if to is None:
-            candidates = [
-                (self._reporter.could_lead(peer), view.match, peer)  # one that is gone or fenced may have as much of the log
-                for peer, view in raft.progress().items()
-                if peer in raft.view.voting and view.counts
-            ]
-            if not candidates:
-                raise InvalidRequest("there is no other voter to hand the leadership to")
-            to = max(candidates)[2]
-        raft.transfer_leadership(to)
-        self._events.info("leadership_transfer", to=to)
-        self.wake()
-
     # The end.
 
     async def _drain(self) -> None:
@@ -581,7 +565,7 @@ class Node:
             if idle and raft.role is Role.LEADER and len(raft.view.voting) > 1 and self._loop.time() - asked > 1.0:
                 asked = self._loop.time()
                 with contextlib.suppress(Refused, InvalidRequest):
-                    self.transfer_here(None)
+                    self._replica.transfer_leadership(None)
             elif idle and (raft.role is not Role.LEADER or len(raft.view.voting) == 1):
                 return
             await asyncio.sleep(0.005)
@@ -637,7 +621,7 @@ class _Operations:
         node = self._node
         raft = node._replica.raft
         if raft.role is Role.LEADER:
-            node.transfer_here(to)
+            node._replica.transfer_leadership(to)
             return
         if to is not None and to not in raft.view.voting:
             raise InvalidRequest(f"{to} is not a voter; the voters are {', '.join(sorted(raft.view.voting))}")

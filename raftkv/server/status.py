@@ -104,11 +104,6 @@ class Reporter:
         self._told[node] = facts, now_ms
         return True
 
-    def could_lead(self, node: NodeId) -> bool:
-        """Whether `node` is connected, and has told that its state is not being rebuilt."""
-        health = self._heard.get(node)
-        return self._network.connected(node) is not None and health is not None and health.fenced is None
-
     def health(self, digests: tuple[Pair, ...]) -> Health:
         """What this node tells the others."""
         replica, raft = self._replica, self._replica.raft

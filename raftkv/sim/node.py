@@ -642,30 +642,31 @@ class SimNode:
 
     def _health(self, digests: tuple[Pair, ...]) -> Health:
         raft = self.replica.raft
-        return Health(digests, self.wall_ms, self.replica.applied_index, raft.fenced, "", role=str(raft.role), term=raft.term)
+        return Health(
+            digests,
+            self.wall_ms,
+            self.replica.applied_index,
+            raft.fenced,
+            "",
+            role=str(raft.role),
+            term=raft.term,
+            refusing_writes=self.replica.out_of_space or "",
+        )
 
     def _heard(self, node: NodeId, health: Health) -> None:
         self.clock.observe(node, health.wall_ms, self.now_ms)
+        self.router.peer_refuses_writes(node, health.refusing_writes)
 
     def transfer(self, to: NodeId | None) -> None:
         """An operator wants the leadership handed over."""
-        if not self.serves:
+        if not self.serves or self.replica.role is not Role.LEADER:
             return
-        raft = self.replica.raft
-        if raft.role is not Role.LEADER:
-            return
-        if to is None:
-            candidates = [(view.match, peer) for peer, view in raft.progress().items() if peer in raft.view.voting and view.counts]
-            if not candidates:
-                return
-            to = max(candidates)[1]
         try:
-            raft.transfer_leadership(to)
+            to = self.replica.transfer_leadership(to)
         except (Refused, InvalidRequest) as error:
             self.world.trace.note(self.name, "no_transfer", str(error))
             return
         self.world.trace.count(self.name, "transfer", to)
-        self.wake()
 
     # Clients.
 

@@ -22,6 +22,7 @@ from raftkv.kv.glob import Pattern
 from raftkv.kv.keyspace import Keyspace
 from raftkv.kv.replies import Reply
 from raftkv.kv.space_commands import Scan
+from raftkv.raft import Raft
 from raftkv.raft.reads import Reads as Rounds
 from raftkv.router.reads import Reads
 from raftkv.server.clients import ClientServer
@@ -48,7 +49,7 @@ from tests.kv import test_planted_faults as kv
 from tests.kv import test_scan
 from tests.mutants.mutant import Checks, Mutant, Proof, RouterRuns, Shelf, nothing, title_of
 from tests.raft import test_thesis
-from tests.replica import test_transfer
+from tests.replica import test_full_disk, test_transfer
 from tests.router import test_planted_faults as router
 from tests.router import test_reads
 from tests.server import test_clients
@@ -167,6 +168,12 @@ def a_transfer_begins_again_from_nothing(patch: pytest.MonkeyPatch) -> None:
 def files_of_a_snapshot_are_not_compared(patch: pytest.MonkeyPatch) -> None:
     """The files of a snapshot are taken as they came."""
     patch.setattr(Staging, "_verify", lambda staging, number, info, file: None)
+
+
+@plant("storage 7", by=Checks((test_full_disk.test_a_leader_without_space_hands_over_to_who_has_some,)))
+def a_leader_without_space_stays(patch: pytest.MonkeyPatch) -> None:
+    """The cluster takes no writes while its leader has no space, although others have."""
+    patch.setattr(Raft, "give_way", lambda raft, able: None)
 
 
 # The log and the small files.

@@ -445,7 +445,7 @@ def fenced_nodes_never_campaign(patch: pytest.MonkeyPatch) -> None:
 @fault(45)
 def fenced_leaders_stay(patch: pytest.MonkeyPatch) -> None:
     """A leader that cannot serve does not hand over to one that could."""
-    patch.setattr(Leader, "_give_way", lambda leader: None)
+    patch.setattr(Leader, "give_way", lambda leader, able: None)
 
 
 @fault(46)

@@ -53,6 +53,33 @@ def test_a_target_that_has_to_be_met_anew_is_waited_for() -> None:
     assert orders(hears(raft, AppendResponse("n2", "n1", 2, 102, 2))) == [TimeoutNow("n1", "n2", 2, 101)]
 
 
+def test_who_gives_way_asks_one_after_the_other() -> None:
+    """A leader that wants to be rid of the leadership asks those who are able and have caught up, the next one when the last has not
+    taken over within an election timeout."""
+    raft = leading(1)
+    settle(raft)
+    hears(raft, AppendResponse("n2", "n1", 2, 102, 2), AppendResponse("n3", "n1", 2, 103, 2))
+    asked = []
+    for _ in range(3):
+        raft.give_way({"n2", "n3"})
+        asked += orders(settle(raft))
+        hears(raft, HeartbeatResponse("n2", "n1", 2, 102, 1), HeartbeatResponse("n3", "n1", 2, 103, 1))
+        ticks(raft, ELECTION)
+    assert [message.to for message in asked] == ["n2", "n3", "n2"]
+
+
+def test_nobody_is_given_way_to_who_is_behind_or_not_able() -> None:
+    """Such a transfer could only fail, and proposals would be refused meanwhile."""
+    raft = leading(1)
+    settle(raft)
+    raft.propose(b"a")
+    settle(raft)
+    hears(raft, AppendResponse("n2", "n1", 2, 102, 3))
+    raft.give_way({"n3", "n9"})
+    raft.propose(b"b")
+    assert orders(settle(raft)) == []
+
+
 @pytest.mark.parametrize("answer", [HeartbeatResponse("n2", "n1", 2, 999, 1), HeartbeatResponse("n2", "n1", 2, 102, 1, False)])
 def test_a_target_that_does_not_count_is_refused(answer: HeartbeatResponse) -> None:
     """A wiped or suspect node cannot win, so handing over to it is refused at once and proposals go on."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from raftkv.codec.peer import SnapshotOffer
+from raftkv.codec.peer import Health, SnapshotOffer
 from raftkv.errors import DiskFull
 from raftkv.kv.store import Ranges, Writes
-from raftkv.raft.messages import SnapshotRequest
+from raftkv.raft.messages import AppendResponse, SnapshotRequest, TimeoutNow
 from raftkv.raft.ready import Role
 from raftkv.replica import ReplicaSettings
 from raftkv.sim.store import ModelStore
@@ -66,3 +66,48 @@ def test_a_leader_sends_no_snapshot_of_a_closed_store(monkeypatch: pytest.Monkey
     lone.replica.pump(0)
     lone.run_jobs()
     assert any(isinstance(value, SnapshotOffer) for _, value in lone.sent)
+
+
+def _leader_without_space(*able: str) -> Lone:
+    """n1 leads and its log is full; both peers have caught up, and those `able` have room."""
+    lone = Lone(noops(10))
+    lone.lead()
+    for peer, incarnation in (("n2", 2), ("n3", 3)):
+        lone.replica.receive(peer, AppendResponse(peer, "n1", lone.replica.term, incarnation, lone.replica.raft.last_index))
+        lone.replica.receive(peer, Health((), 0, 0, None, "", refusing_writes="" if peer in able else "the disk is full"))
+    lone.replica.log_full(True)
+    return lone
+
+
+def _successors(lone: Lone) -> list[str]:
+    return [node for node, value in lone.sent if isinstance(value, TimeoutNow)]
+
+
+def test_a_leader_without_space_hands_over_to_who_has_some() -> None:
+    """The cluster takes writes as long as one that could lead has space: reads go on either way, writes must not wait for an operator."""
+    lone = _leader_without_space("n3")
+    lone.tick(HEARTBEAT)
+    assert _successors(lone) == ["n3"]
+
+
+def test_a_leader_without_space_stays_when_nobody_has_some() -> None:
+    """Handing over among full disks would help nobody, and interrupts the reads."""
+    lone = _leader_without_space()
+    lone.tick(10 * HEARTBEAT)
+    assert _successors(lone) == []
+    assert lone.replica.role is Role.LEADER
+
+
+def test_what_a_peer_said_counts_until_it_is_gone() -> None:
+    """Nobody hands over to a node that cannot be reached, however much space it had."""
+    lone = _leader_without_space("n3")
+    lone.replica.peer_lost("n3")
+    lone.tick(HEARTBEAT)
+    assert _successors(lone) == []
+
+
+def test_an_operator_s_transfer_goes_to_who_can_take_writes() -> None:
+    """A peer that has as much of the log and no space, or no state, is chosen only when there is no other."""
+    lone = _leader_without_space("n2")
+    lone.replica.log_full(False)
+    assert lone.replica.transfer_leadership(None) == "n2"  # n3 has the greater name, by which equals are told apart
