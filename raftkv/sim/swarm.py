@@ -35,10 +35,10 @@ _TIMES = {
     Needs.CREATION: 2,
     Needs.AGAIN: 2,
     Needs.COMPACTION: 2,
-    Needs.ROTATION: 5,
+    Needs.ROTATION: 6,
     Needs.SNAPSHOT: 6,
-    Needs.LAGGING: 12,
-    Needs.ROT_STATE: 3,
+    Needs.LAGGING: 14,
+    Needs.ROT_STATE: 4,
     Needs.ROT_STAGED: 6,
 }
 """How often seeds aim at a point: the more often, the less easily such points are reached."""
@@ -263,12 +263,12 @@ def _draw_rates(rng: random.Random) -> Rates:
         read_error=often(0.45, 600, 1_500),
         full_disk=often(0.4, 600, 1_500),
         lose_state=often(0.25, 800, 2_500),
-        wipe=often(0.35, 700, 1_200),
+        wipe=often(0.4, 700, 1_200),
         rot_log=often(0.45, 500, 1_500),
         rot_hard_state=often(0.4, 500, 1_500),
         rot_identity=often(0.4, 500, 1_500),
         rot_manifest=often(0.65, 300, 800),
-        rot_state=often(0.5, 200, 500),
+        rot_state=often(0.6, 200, 500),
         rot_snapshot=often(0.5, 120, 400),
     )
     if rates.rot_snapshot:  # which takes snapshots
