@@ -172,8 +172,9 @@ class Promises:
 
 
 def _check_progress(name: NodeId, peer: NodeId, before: Index, progress: PeerProgress) -> None:
-    """What a leader knows of a peer does not go back, but for one that forgot everything, and an acknowledgement ends the probing."""
-    if 0 < progress.match < before:
+    """What a leader knows of a peer does not go back, but for one that may have lost the end of its log and says so, and an
+    acknowledgement ends the probing."""
+    if progress.counts and 0 < progress.match < before:
         raise Violation("match grows", f"{name} believed that {peer} holds {before}, and now {progress.match}")
     if progress.match > before and progress.state is PeerState.PROBE:
         raise Violation("pipelining", f"{name} knows that {peer} holds {progress.match}, and goes on probing")
