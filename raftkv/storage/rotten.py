@@ -219,7 +219,7 @@ class RottenLog:
         ended = next(segment for segment in manifest.segments if segment.id == bad.segment)
         if group.offset > DATA_OFFSET:
             kept += (SegmentEntry(ended.id, ended.capacity, group.offset, group.head.number - 1, group.head.previous),)
-        if last.index <= begin.index:
+        if last.index <= begin.index or not kept:  # what the group wrote over may have gone with the segments before it
             kept, last = (), EntryId(begin.index, begin.term)
         header = SegmentHeader(
             manifest.group,

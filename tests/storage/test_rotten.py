@@ -394,6 +394,29 @@ def test_a_log_that_ends_before_its_beginning_begins_anew() -> None:
     continue_and_check(driver)
 
 
+def test_a_log_whose_first_group_wrote_over_forgotten_entries_begins_anew() -> None:
+    """The first group that is left is rotten, and took the place of entries that went with the segments before it: nothing follows the
+    beginning of the log, whatever was there before that group."""
+    driver = Driver(SimDisk(random.Random(1)))
+    driver.open()
+    driver.write(LogWrite(1, HardState(2, "n1"), None, entries(1, 4, size=500)))
+    driver.write(LogWrite(2, None, None, entries(3, 3, term=2, size=2_500)))
+    driver.write(LogWrite(3, None, None, entries(4, 5, term=2)))
+    assert (places(driver)[EntryId(4, 1)][0], places(driver)[EntryId(3, 2)][0]) == (FIRST, SECOND)
+    driver.compact(2)
+    driver.seal()
+    driver.disk.crash(Survival.LOST)
+    assert not driver.disk.exists(FIRST)
+    rot(driver, 3, term=2)
+    log = RottenLog.open(driver.disk, SMALL)
+    log.end_before_rot()
+    log.close()
+    wal = driver.open()
+    assert (wal.begin, wal.last_index, wal.suspect) == (SnapshotMeta(2, 1), 2, 5)
+    driver.acked = driver.doing = observed(wal)
+    continue_and_check(driver)
+
+
 def test_a_log_does_not_begin_after_a_state_that_it_contradicts() -> None:
     """A state with another term at its last entry, or beyond the log's end, or before its beginning, does not stand for the log."""
     driver = log_of(*FOUR)
