@@ -37,7 +37,7 @@ _TIMES = {
     Needs.COMPACTION: 2,
     Needs.ROTATION: 6,
     Needs.SNAPSHOT: 6,
-    Needs.LAGGING: 14,
+    Needs.LAGGING: 18,
     Needs.ROT_STATE: 4,
     Needs.ROT_STAGED: 6,
 }
@@ -263,7 +263,7 @@ def _draw_rates(rng: random.Random) -> Rates:
         read_error=often(0.45, 600, 1_500),
         full_disk=often(0.4, 600, 1_500),
         lose_state=often(0.25, 800, 2_500),
-        wipe=often(0.4, 700, 1_200),
+        wipe=often(0.45, 500, 1_000),
         rot_log=often(0.45, 500, 1_500),
         rot_hard_state=often(0.4, 500, 1_500),
         rot_identity=often(0.4, 500, 1_500),
