@@ -25,7 +25,7 @@ def delete_due(changes: Changes, rows: Rows, limit: int = MAX_PER_BATCH) -> None
         value_row = value_key(key)
         row = changes.row(value_row)
         if row is not None and decode_header(row)[1] == due_ms:
-            changes.put_row(value_row, None)
+            changes.delete_row(value_row)
         changes.put_row(name, None)
 
 

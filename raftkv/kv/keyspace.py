@@ -6,18 +6,27 @@ one atomic write. Each command is a savepoint: `rollback` undoes what was done s
 What always holds: a value whose expiry has passed by the log's clock is not there, whether or not its row has been deleted yet. The
 rows of `Changes` depend on the commands and the rows before them only, also in their order, because a digest is taken over them.
 
-No command touches rows itself, and nothing here knows a command.
+A hash, list, set or sorted set is a `Collection`, and each of its elements a row of its own, which only the commands of its type
+understand. What is made the value of a key takes the place of whatever was there, also of a collection and its elements, whether or not
+it had expired.
+
+No command touches the rows of keys itself, and nothing here knows a command.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from typing import Final, cast
 
 from xxhash import xxh3_64_digest
 
+from raftkv.kv.collection import PREFIX_BYTES, Collection, decode_collection, number_of
 from raftkv.kv.replies import fail
 from raftkv.kv.rows import (
+    COLLECTIONS_ROW,
+    ELEMENTS,
+    ELEMENTS_END,
     EXPIRIES,
     EXPIRIES_END,
     HEADER,
@@ -29,6 +38,7 @@ from raftkv.kv.rows import (
     decode_expiry_key,
     decode_header,
     decode_value,
+    deletion_key,
     expiry_key,
     header,
     value_key,
@@ -37,6 +47,16 @@ from raftkv.kv.rows import (
 from raftkv.kv.store import Rows, Writes
 
 _WRONG_TYPE = "Operation against a key holding the wrong kind of value"
+
+ELEMENTS_PER_TURN: Final = 2_000
+"""So many elements a read may visit on the event loop."""
+
+FEW_ELEMENTS: Final = 64
+"""Up to so many elements are deleted one by one, rather than as a range, which each later read has to skip for a while."""
+
+
+class TakesLong(Exception):
+    """A read visits more elements than one turn of the event loop allows: it is for a view in another thread."""
 
 
 class _Missing:
@@ -61,6 +81,32 @@ class Values:
     def row(self, name: bytes) -> bytes | None:
         """The value of a row."""
         return self._rows.get(name)
+
+    def elements(self, start: bytes, end: bytes, *, backwards: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """The rows start <= row < end of elements of one collection, in order, or backwards from the last one."""
+        return self._rows.scan(start, end, backwards=backwards)
+
+    def collection(self, key: bytes, kind: int) -> Collection | None:
+        """The collection of type `kind` at `key`, or None.
+
+        Raises:
+            CommandError: WRONGTYPE.
+        """
+        value = self.value(key)
+        if value is None:
+            return None
+        if value.type != kind:
+            fail(_WRONG_TYPE, "WRONGTYPE")
+        return decode_collection(key, value)
+
+    def revision(self, key: bytes) -> int:
+        """A number that is another one after every change of `key`: the entry that wrote its value; or when it has none, one less than
+        zero, that tells when it or another key of its bucket was deleted last."""
+        value = self.value(key)
+        if value is not None:
+            return value.revision
+        row = self.row(deletion_key(key))
+        return -1 - (0 if row is None else int.from_bytes(row))
 
     def value(self, key: bytes) -> Value | None:
         """The value of `key`, whatever its type, or None."""
@@ -94,11 +140,25 @@ class Keyspace(Values):
         rows: the rows of the store.
         clock_ms: the log's clock, which decides what has expired.
         now_ms: the time to tell a client how long a key has left; the later of it and `clock_ms` is used. It decides nothing.
+        visits: how many elements may be visited before `TakesLong` is raised; None for as many as there are.
     """
 
-    def __init__(self, rows: Rows, clock_ms: int, now_ms: int = 0) -> None:
+    def __init__(self, rows: Rows, clock_ms: int, now_ms: int = 0, visits: int | None = None) -> None:
         super().__init__(rows, clock_ms)
         self.now_ms = max(clock_ms, now_ms)
+        self._visits = visits
+
+    def elements(self, start: bytes, end: bytes, *, backwards: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        found = super().elements(start, end, backwards=backwards)
+        return found if self._visits is None else self._counted(found)
+
+    def _counted(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        for row in found:
+            if self._visits is not None:
+                if not self._visits:
+                    raise TakesLong
+                self._visits -= 1
+            yield row
 
     def count(self) -> int:
         """How many keys there are. Visits every row, without its value."""
@@ -116,24 +176,32 @@ class Keyspace(Values):
         return self._rows.scan(value_start(hashed), VALUES_END)
 
 
-class Changes(Values):
-    """The keys as a batch changes them. There is no counting and no scanning: no entry of the log may cost a visit of every row.
+class Changes(Keyspace):
+    """The keys as a batch changes them. There is no counting and no scanning: no entry of the log may cost a visit of every key.
 
     Args:
         rows: the rows of the store before the batch.
         index: the index of the entry, which becomes the revision of what it writes.
         clock_ms: the log's clock for this batch.
         version: the version of the machine's rules to follow.
+        collections: how many collections there are.
     """
 
-    def __init__(self, rows: Rows, index: int, clock_ms: int, version: int) -> None:
+    def __init__(self, rows: Rows, index: int, clock_ms: int, version: int, collections: int = 0) -> None:
         super().__init__(rows, clock_ms)
         self.index = index
         self.version = version
         self.rows: Writes = {}
         self.cleared = False
         self.first_due_ms: int | None = None
-        self._undo: list[tuple[bytes, bytes | None] | tuple[None, Writes, bool]] = []
+        self._collections = collections
+        self._made = 0
+        """Collections that this batch has made."""
+        self._dropped: list[tuple[bytes, bytes]] = []
+        """Ranges of elements that go away."""
+        self._names: dict[bytes, list[bytes]] = {}
+        """The rows of elements that this batch has touched, in order, by the prefix of their collection."""
+        self._undo: list[tuple[bytes, bytes | None] | Callable[[], None]] = []
         self._mark = 0
         self._plain_header = header(STRING, index, 0)
 
@@ -144,17 +212,32 @@ class Changes(Values):
             return cast("bytes | None", changed)
         return None if self.cleared else self._rows.get(name)
 
+    def count(self) -> int:
+        return fail("the number of keys cannot be told inside of a transaction")
+
+    def scan(self, hashed: int) -> Iterator[tuple[bytes, bytes]]:
+        return fail("the keys cannot be visited inside of a transaction")
+
+    # Values of keys.
+
     def put_string(self, key: bytes, data: bytes) -> None:
-        """Make `data` the value of `key`, for ever, whatever was there. Reads nothing, and calls nothing of ours: it is hot."""
+        """Make `data` the value of `key`, for ever, whatever was there. Unless there are collections it reads nothing, and calls nothing
+        of ours: it is hot."""
         name = VALUES + xxh3_64_digest(key) + key
         rows = self.rows
+        if self._collections:
+            self._displace(name)
         if name in rows:
             self._undo.append((name, rows[name]))
         rows[name] = self._plain_header + data
 
     def put(self, key: bytes, kind: int, data: bytes, expiry_ms: int, before: Value | None) -> None:
-        """Make `data` of type `kind` the value of `key` until `expiry_ms` (0: for ever). `before` is its value until now."""
-        self.put_row(value_key(key), header(kind, self.index, expiry_ms) + data)
+        """Make `data` of type `kind` the value of `key` until `expiry_ms` (0: for ever). `before` is its value until now. A collection
+        that is there stays when it is what is put."""
+        name = value_key(key)
+        if self._collections:
+            self._displace(name, None if kind == STRING else data)
+        self.put_row(name, header(kind, self.index, expiry_ms) + data)
         due_before_ms = 0 if before is None else before.expiry_ms
         if due_before_ms == expiry_ms:
             return
@@ -167,15 +250,148 @@ class Changes(Values):
 
     def delete(self, key: bytes, before: Value) -> None:
         """Delete `key`, whose value until now is `before`."""
-        self.put_row(value_key(key), None)
+        self.delete_row(value_key(key))
+        self.put_row(deletion_key(key), self.index.to_bytes(8))
         if before.expiry_ms:
             self.put_row(expiry_key(before.expiry_ms, key), None)
 
+    def delete_row(self, name: bytes) -> None:
+        """Delete the value row `name`, which need not be that of a live key, and what belongs to it."""
+        if self._collections:
+            self._displace(name)
+        self.put_row(name, None)
+
+    def move(self, key: bytes, to: bytes, before: Value, displaced: Value | None) -> None:
+        """Make the value `before` of `key` that of `to`, where `displaced` was, with its expiry. Costs the same for every size."""
+        name = value_key(key)
+        self.put_row(name, None)
+        self.put_row(deletion_key(key), self.index.to_bytes(8))
+        if before.expiry_ms:
+            self.put_row(expiry_key(before.expiry_ms, key), None)
+        self.put(to, before.type, before.data, before.expiry_ms, displaced)
+
     def clear(self) -> None:
         """Delete every key, at the same cost for one and for a million."""
-        self._undo.append((None, self.rows, self.cleared))
+        before = self.rows, self.cleared, self._collections, self._dropped
+
+        def undo() -> None:
+            self.rows, self.cleared, self._collections, self._dropped = before
+
+        self._undo.append(undo)
         self.rows = {}
+        self._dropped = []
         self.cleared = True
+        self._count(-self._collections)
+
+    # Collections.
+
+    def open(self, key: bytes, kind: int) -> Collection:
+        """The collection of type `kind` at `key`, or a new one, which is there when it has elements and has been saved.
+
+        Raises:
+            CommandError: WRONGTYPE.
+        """
+        found = self.collection(key, kind)
+        if found is not None:
+            return found
+        self._made += 1
+        return Collection(key, kind, number_of(self.index, self._made), 0, 0, 0)
+
+    def save(self, collection: Collection) -> None:
+        """Keep what was done to a collection: its key is written, or deleted with the last element."""
+        key = collection.key
+        before = self.value(key)
+        if collection.count:
+            if before is None:
+                self._count(1)
+            self.put(key, collection.kind, collection.encode(), collection.expiry_ms, before)
+        elif before is not None:
+            self._count(-1)
+            self.put_row(value_key(key), None)
+            self.put_row(deletion_key(key), self.index.to_bytes(8))
+            if before.expiry_ms:
+                self.put_row(expiry_key(before.expiry_ms, key), None)
+
+    def put_element(self, collection: Collection, name: bytes, value: bytes | None) -> None:
+        """Change the row `name` of an element of `collection`; None deletes it."""
+        if name not in self.rows:
+            names = self._names.setdefault(collection.prefix, [])
+            if not names or names[-1] < name:
+                names.append(name)
+            elif (at := bisect_left(names, name)) == len(names) or names[at] != name:
+                names.insert(at, name)
+        self.put_row(name, value)
+
+    def drop_elements(self, collection: Collection) -> None:
+        """Delete the rows of all elements of `collection`, at the same cost for many and for a million."""
+        start, end = collection.prefix, collection.end
+        if collection.count <= FEW_ELEMENTS:
+            for name, _ in list(self.elements(start, end)):
+                self.put_row(name, None)
+            return
+        for name in self._names.get(start, ()):
+            if name in self.rows:
+                self.put_row(name, None)  # ranges go away before rows are written
+        dropped = self._dropped
+        dropped.append((start, end))
+        self._undo.append(lambda: dropped.remove((start, end)))
+
+    def elements(self, start: bytes, end: bytes, *, backwards: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """As changed so far, and also by what is done to rows while they are gone through."""
+        stored = iter(()) if self.cleared else self._rows.scan(start, end, backwards=backwards)
+        names = self._names.get(start[:PREFIX_BYTES])
+        if names is None:
+            return stored
+        touched = names[bisect_left(names, start) : bisect_left(names, end)]
+        if backwards:
+            touched.reverse()
+        return self._merged(stored, touched, backwards)
+
+    def _merged(
+        self, stored: Iterator[tuple[bytes, bytes]], touched: list[bytes], backwards: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        at = 0
+        for name, value in stored:
+            while at < len(touched) and (touched[at] > name if backwards else touched[at] < name):
+                new = self.rows.get(touched[at])
+                if new is not None:
+                    yield touched[at], new
+                at += 1
+            if at < len(touched) and touched[at] == name:
+                at += 1
+            now = self.rows.get(name, _MISSING)
+            if now is _MISSING:
+                yield name, value
+            elif now is not None:
+                yield name, cast("bytes", now)
+        for name in touched[at:]:
+            new = self.rows.get(name)
+            if new is not None:
+                yield name, new
+
+    def _displace(self, name: bytes, stays: bytes | None = None) -> None:
+        """The value row `name` is about to be written: if it is that of a collection other than `stays`, its elements go away."""
+        row = self.row(name)
+        if row is None or row[0] == STRING:
+            return
+        value = decode_value(row)
+        collection = decode_collection(b"", value)
+        if stays is None or not stays.startswith(collection.number):
+            self.drop_elements(collection)
+            self._count(-1)
+
+    def _count(self, difference: int) -> None:
+        """There are more or fewer collections."""
+        before = self._collections
+
+        def undo() -> None:
+            self._collections = before
+
+        self._undo.append(undo)
+        self._collections += difference
+        self.put_row(COLLECTIONS_ROW, self._collections.to_bytes(8) if self._collections else None)
+
+    # Rows.
 
     def put_row(self, name: bytes, value: bytes | None) -> None:
         """Change a row; None deletes it."""
@@ -194,17 +410,23 @@ class Changes(Values):
         """Undo every change since `mark`. Rows are in the order in which they were first changed, so the new ones are the last."""
         while self._undo:
             last = self._undo.pop()
-            if last[0] is None:
-                _, self.rows, self.cleared = last
+            if callable(last):
+                last()
             else:
                 self.rows[last[0]] = last[1]
         while len(self.rows) > self._mark:
             self.rows.popitem()
 
     @property
+    def collections(self) -> int:
+        """How many collections there are now."""
+        return self._collections
+
+    @property
     def ranges(self) -> tuple[tuple[bytes, bytes], ...]:
         """The ranges of rows that go away before `rows` are written."""
-        return ((VALUES, VALUES_END), (EXPIRIES, EXPIRIES_END)) if self.cleared else ()
+        cleared = ((VALUES, VALUES_END), (ELEMENTS, ELEMENTS_END), (EXPIRIES, EXPIRIES_END)) if self.cleared else ()
+        return (*cleared, *self._dropped)
 
 
 def string_of(value: Value) -> bytes:

@@ -25,9 +25,9 @@ from raftkv.kv.batch import FORMAT_VERSION, Batch, Group, decode_batch
 from raftkv.kv.commands import Command, Kind, Read, Write, decode_writes
 from raftkv.kv.digest import DigestRing
 from raftkv.kv.expiry import delete_due, first_due_ms
-from raftkv.kv.keyspace import Changes, Keyspace
+from raftkv.kv.keyspace import ELEMENTS_PER_TURN, Changes, Keyspace
 from raftkv.kv.replies import CommandError, Failure, Reply
-from raftkv.kv.rows import CONFIGURATION_ROW, MAX_MS, STATE_ROW
+from raftkv.kv.rows import COLLECTIONS_ROW, CONFIGURATION_ROW, MAX_MS, STATE_ROW
 from raftkv.kv.sessions import LIMITS, SESSION_BYTES, Limits, Problem, SessionChanges, Sessions
 from raftkv.kv.store import Ranges, Rows, Store, View, Writes
 
@@ -107,7 +107,7 @@ class KvMachine:
         position = read_position(store)
         _check_version(position.version, supported_version, position.index)
         self._position = position
-        self._keys = Keyspace(store, position.clock_ms)
+        self._collections = int.from_bytes(store.get(COLLECTIONS_ROW) or b"")
         self._sessions = Sessions(store, limits)
         self._first_due_ms = first_due_ms(store)
         self.digest_ring = DigestRing()
@@ -164,12 +164,10 @@ class KvMachine:
             now_ms: if later than the log's clock, the time from which TTL and PTTL count. It hides no key.
 
         Raises:
+            TakesLong: it visits so many elements that it is for a view.
             StorageError: the store cannot be read.
         """
-        keys = self._keys
-        if now_ms > keys.clock_ms:
-            keys = Keyspace(self._store, keys.clock_ms, now_ms)
-        return _read(command, keys)
+        return _read(command, Keyspace(self._store, self.clock_ms, now_ms, ELEMENTS_PER_TURN))
 
     def view(self) -> MachineView:
         """The state as it is now, for slow reads in another thread. The caller closes it."""
@@ -208,7 +206,7 @@ class KvMachine:
         batch = self._decode(index, payload)
         clock_ms = max(self.clock_ms, min(batch.stamp_ms, MAX_MS))
         version = max(self.machine_version, batch.machine_version)
-        changes = Changes(self._store, index, clock_ms, version)
+        changes = Changes(self._store, index, clock_ms, version, self._collections)
         sessions = SessionChanges(self._sessions, self._store, clock_ms)
         due = self._first_due_ms is not None and self._first_due_ms < clock_ms
         if due:
@@ -219,6 +217,7 @@ class KvMachine:
         changes.rows.update(sessions.rows)
         self._commit(index, term, clock_ms, version, changes.rows, changes.ranges)
         sessions.commit()
+        self._collections = changes.collections
         self._note_expiries(changes, due)
         return Applied(groups, tuple(faults))
 
@@ -254,7 +253,6 @@ class KvMachine:
         writes[STATE_ROW] = _STATE.pack(STATE_FORMAT, index, term, clock_ms, version, digest)
         self._store.write(writes, cleared)
         self._position = Position(index, term, clock_ms, version, digest, configuration)
-        self._keys = Keyspace(self._store, clock_ms)
         self.digest_ring.add(index, digest)
 
     def _note_expiries(self, changes: Changes, deleted: bool) -> None:

@@ -3,6 +3,8 @@
 ::
 
     k  xxh3_64(key) key          ->  type u8, format u8, revision u64, expiry_ms u64, value
+    e  collection (12 bytes) …   ->  one element of a hash, list, set or sorted set
+    d  bucket u16                ->  revision u64       when a key in this bucket was deleted last
     x  due_ms u64, key           ->  (empty)            when the value of key may be due
     s  session (16 bytes)        ->  last u64, floor u64, used_ms u64
     r  session, first u64        ->  the replies to the commands first, first + 1, …
@@ -11,6 +13,10 @@
 What always holds: a value row with an expiry has an index row with the same due time; an index row that matches no value row means
 nothing and goes away when it is due. Value rows are ordered by the hash of their key, which makes the place of a scan a number that
 means the same on every node.
+
+The value of a collection says how many elements it has and under which number they are, so that a collection is renamed, emptied and
+deleted without a visit of its elements. What stands behind the number in the row of an element is the concern of its type; two
+collections never share a number. A number that no value names is not there.
 
 This module knows bytes only. docs/formats-state.md describes the same for people.
 """
@@ -24,8 +30,11 @@ from xxhash import xxh3_64_digest
 
 VALUES = b"k"
 VALUES_END = b"l"
+DELETIONS = b"d"
 EXPIRIES = b"x"
 EXPIRIES_END = b"y"
+ELEMENTS = b"e"
+ELEMENTS_END = b"f"
 SESSIONS = b"s"
 SESSIONS_END = b"t"
 REPLIES = b"r"
@@ -33,14 +42,20 @@ REPLIES_END = b"s"
 
 STATE_ROW = b"mstate"
 CONFIGURATION_ROW = b"mconfiguration"
+COLLECTIONS_ROW = b"mcollections"
+"""How many collections there are; no row for none."""
 
 VALUE_FORMAT = 1
 """The format of value rows."""
 
 STRING = 1
-"""The type of a string value."""
+HASH = 2
+LIST = 3
+SET = 4
+SORTED_SET = 5
+"""The types of values."""
 
-TYPE_NAMES: dict[int, str] = {STRING: "string"}
+TYPE_NAMES: dict[int, str] = {STRING: "string", HASH: "hash", LIST: "list", SET: "set", SORTED_SET: "zset"}
 """What TYPE and SCAN call a type."""
 
 HEADER = struct.Struct(">BBQQ")
@@ -109,6 +124,11 @@ def decode_expiry_key(row: bytes) -> tuple[int, bytes]:
     """(due_ms, key) of an expiry row."""
     due_ms: int = _u64.unpack_from(row, 1)[0]
     return due_ms, row[9:]
+
+
+def deletion_key(key: bytes) -> bytes:
+    """The row that says when a key in the bucket of `key` was deleted last."""
+    return b"d" + xxh3_64_digest(key)[:2]
 
 
 def session_key(session: bytes) -> bytes:

@@ -27,8 +27,10 @@ class Rows(Protocol):
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
 
-    def scan(self, start: bytes, end: bytes, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """Rows with start <= key < end in key order, at most `limit`, as of the moment of the call."""
+    def scan(
+        self, start: bytes, end: bytes, *, limit: int | None = None, backwards: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with start <= key < end in key order, or from the last one backwards, at most `limit`, as of the moment of the call."""
 
     def count(self, start: bytes, end: bytes) -> int:
         """How many rows have start <= key < end. Reads no values, but visits every row."""

@@ -20,6 +20,7 @@ from raftkv.codec.peer import ForwardReads, ReadAnswers, ReadsRefused
 from raftkv.errors import NotLeader, ProtocolError
 from raftkv.kv.command import Command, Kind
 from raftkv.kv.commands import decode_commands, encode_commands
+from raftkv.kv.keyspace import TakesLong
 from raftkv.kv.replies import Failure, Reply, Simple, decode_replies, encode_replies
 from raftkv.raft.types import Index, NodeId
 from raftkv.router.connection import Connection
@@ -272,6 +273,9 @@ class Reads:
             self._execute_slow(reads)
             return True
         replies, size = self._read(reads.commands)
+        if not replies:
+            self._execute_slow(reads)
+            return True
         if isinstance(reads, ForeignReads):
             self._answer_foreign(reads, replies, size)
         else:
@@ -285,20 +289,26 @@ class Reads:
                 self._answer_foreign(reads, [reply], reply_bytes(reply))
             else:
                 reads.answer([reply])
+                if not reads.over:  # what was found to take long on the way
+                    self._pointed.append(_Round([reads], 0))
             self._wake()
 
         self._slow.append(reads)
         self._replica.run_slow(reads.commands[0], done)
 
     def _read(self, commands: Sequence[Command]) -> tuple[list[Reply], int]:
-        """The replies to as many commands, at least one, as fit into one answer, and their bytes."""
+        """The replies to as many commands, at least one, as fit into one answer, and their bytes; none when the first takes so long that
+        it is for another thread."""
         read = self._replica.machine.read
         clock_ms = self._clock_ms
         limit = self._settings.max_answer_bytes
         replies: list[Reply] = []
         size = 0
         for command in commands:
-            reply = read(command, clock_ms)
+            try:
+                reply = read(command, clock_ms)
+            except TakesLong:
+                break
             replies.append(reply)
             size += reply_bytes(reply)
             if size > limit:

@@ -43,12 +43,14 @@ class ModelView:
         self._check()
         return self._rows.get(key)
 
-    def scan(self, start: bytes, end: bytes, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, start: bytes, end: bytes, *, limit: int | None = None, backwards: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
         self._check()
-        low, high = bisect.bisect_left(self._keys, start), bisect.bisect_left(self._keys, end)
-        if limit is not None:
-            high = min(high, low + limit)
-        return iter([(key, self._rows[key]) for key in self._keys[low:high]])
+        keys = self._keys[bisect.bisect_left(self._keys, start) : bisect.bisect_left(self._keys, end)]
+        if backwards:
+            keys.reverse()
+        return iter([(key, self._rows[key]) for key in keys[:limit]])
 
     def count(self, start: bytes, end: bytes) -> int:
         self._check()

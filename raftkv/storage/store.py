@@ -64,8 +64,11 @@ class RocksStore:
         except Exception as error:
             raise storage_error("read", self.path, error) from error
 
-    def scan(self, start: bytes, end: bytes, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
-        return _walk(self._iterator(), start, end, limit, self.path)
+    def scan(
+        self, start: bytes, end: bytes, *, limit: int | None = None, backwards: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        walk = _walk_backwards if backwards else _walk
+        return walk(self._iterator(), start, end, limit, self.path)
 
     def count(self, start: bytes, end: bytes) -> int:
         return _count(self._iterator(), start, end, self.path)
@@ -132,9 +135,12 @@ class RocksView:
             raise storage_error("read", self._path, error) from error
         return None
 
-    def scan(self, start: bytes, end: bytes, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, start: bytes, end: bytes, *, limit: int | None = None, backwards: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
         """As the store's, but one scan at a time."""
-        return _walk(self._live(self._rows), start, end, limit, self._path)
+        walk = _walk_backwards if backwards else _walk
+        return walk(self._live(self._rows), start, end, limit, self._path)
 
     def count(self, start: bytes, end: bytes) -> int:
         return _count(self._live(self._rows), start, end, self._path)
@@ -238,6 +244,26 @@ def _walk(iterator: rocksdict.RdictIter, start: bytes, end: bytes, limit: int | 
             left -= 1
             iterator.next()
         # An iterator that meets a damaged block ends as if there were no more rows; only its status tells.
+        iterator.status()
+    except Exception as error:
+        raise storage_error("read", path, error) from error
+
+
+def _walk_backwards(
+    iterator: rocksdict.RdictIter, start: bytes, end: bytes, limit: int | None, path: Path
+) -> Iterator[tuple[bytes, bytes]]:
+    left = -1 if limit is None else limit
+    try:
+        iterator.seek_for_prev(end)
+        if iterator.valid() and iterator.key() == end:
+            iterator.prev()
+        while left and iterator.valid():
+            key = iterator.key()
+            if key < start:
+                return
+            yield key, iterator.value()
+            left -= 1
+            iterator.prev()
         iterator.status()
     except Exception as error:
         raise storage_error("read", path, error) from error

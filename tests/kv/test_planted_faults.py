@@ -459,7 +459,9 @@ class LosingFromTheMiddle(ModelStore):
 class LiveScans(ModelStore):
     """Its scans see what is written while they run."""
 
-    def scan(self, start: bytes, end: bytes, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, start: bytes, end: bytes, *, limit: int | None = None, backwards: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
         for key in list(self._keys):
             if start <= key < end:
                 yield key, self._rows[key]

@@ -20,10 +20,14 @@ class MemoryRows:
         """The row, or None."""
         return self._rows.get(key)
 
-    def scan(self, start: bytes, end: bytes, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, start: bytes, end: bytes, *, limit: int | None = None, backwards: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
         """Rows of the range, as they are now."""
-        keys = self._between(start, end)[:limit]
-        return iter([(key, self._rows[key]) for key in keys])
+        keys = self._between(start, end)
+        if backwards:
+            keys.reverse()
+        return iter([(key, self._rows[key]) for key in keys[:limit]])
 
     def count(self, start: bytes, end: bytes) -> int:
         """How many rows the range has."""

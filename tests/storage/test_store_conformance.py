@@ -119,6 +119,16 @@ def test_a_scan_is_limited(store: Store) -> None:
     assert list(store.scan(b"3", b"8", limit=0)) == []
 
 
+def test_a_scan_goes_backwards(store: Store) -> None:
+    """Backwards it yields the same rows from the last one on, also when the end is a row, and when there is none behind it."""
+    store.write({key: key for key in (b"", b"a", b"a\x00", b"b", b"b\xff", b"\xff")})
+    for low, high in ((b"", b"\xff\xff"), (b"a", b"b"), (b"a\x00", b"b\xff"), (b"b", b"c"), (b"c", b"a"), (b"", b"")):
+        assert list(store.scan(low, high, backwards=True)) == rows(store, low, high)[::-1]
+    assert [key for key, _ in store.scan(b"a", b"z", limit=2, backwards=True)] == [b"b\xff", b"b"]
+    store.write({}, [(b"a", b"b")])
+    assert [key for key, _ in store.scan(b"", b"b\x00", backwards=True)] == [b"b", b""]
+
+
 def test_counting_counts_the_rows_of_a_range(store: Store) -> None:
     """`count` says how many rows a scan of the range would yield."""
     store.write({b"k%04d" % n: b"x" for n in range(1000)})
@@ -240,12 +250,15 @@ def test_both_kinds_hold_the_same_rows(
     limit = data.draw(st.none() | st.integers(0, 5))
     assert rows(rocks) == rows(model)
     assert list(rocks.scan(low, high, limit=limit)) == list(model.scan(low, high, limit=limit))
+    backwards = list(model.scan(low, high, limit=limit, backwards=True))
+    assert list(rocks.scan(low, high, limit=limit, backwards=True)) == backwards
     assert rocks.count(low, high) == model.count(low, high)
     view = rocks.view()
     assert (view.count(low, high), list(view.scan(low, high, limit=limit))) == (
         rocks.count(low, high),
         list(rocks.scan(low, high, limit=limit)),
     )
+    assert list(view.scan(low, high, limit=limit, backwards=True)) == backwards
     view.close()
     rocks.close()
 
