@@ -42,6 +42,7 @@ from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.quorum import majority
 from raftkv.raft.ready import Fetch, Ready, Role, RoleChange
 from raftkv.raft.types import Entry, EntryId, EntryKind, Index, NodeId, SnapshotMeta, Term
+from raftkv.startup import make_room
 from raftkv.storage.checkpoint import StateDirectory
 from raftkv.storage.plan import LogWrite
 from raftkv.storage.staging import Staging
@@ -466,10 +467,8 @@ class Replica:
             self._making_room = False
             if isinstance(result, BaseException):
                 raise result
-            if result:
-                self.events.warning("damaged_state_removed", reason=reason)
 
-        self._shell.background(self._state.give_up_damaged, removed)
+        self._shell.background(lambda: make_room(self._state.give_up_damaged, reason, self.events), removed)
 
     def _reopen(self) -> None:
         """There is space again: open the store as it was at its last flush, and replay the log up to where the core believes it is."""

@@ -62,12 +62,11 @@ from raftkv.server.peers import Facts, PeerNetwork
 from raftkv.server.repairing import RepairPhase
 from raftkv.server.settings import Address, NodeSettings
 from raftkv.server.status import Reporter
-from raftkv.startup import forget_rot, other_members, snapshot_meta_of, stored_state
+from raftkv.startup import open_log, open_rotten, open_state, other_members, snapshot_meta_of, stored_state, with_room
 from raftkv.storage.checkpoint import StateDirectory
-from raftkv.storage.damage import damage, note_damage, set_aside
+from raftkv.storage.damage import note_damage
 from raftkv.storage.disk import OsDisk
 from raftkv.storage.identity import Identity, cluster_id, create_identity, draw_incarnation, load_identity
-from raftkv.storage.rotten import RottenLog
 from raftkv.storage.store import RocksEngine
 from raftkv.storage.wal import Wal, WalSettings
 from raftkv.storage.writer import LogThread
@@ -171,11 +170,11 @@ class Node:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         self._disk = disk = OsDisk(settings.data_dir)
         try:
-            self._wal = Wal.open(disk, WAL_SETTINGS)
+            self._wal = open_log(disk, WAL_SETTINGS, self._events)
         except Rotten as rotten:
             if not await self._repair(rotten):
                 return False
-            self._wal = Wal.open(disk, WAL_SETTINGS)
+            self._wal = open_log(disk, WAL_SETTINGS, self._events)
         for what in self._wal.passed:
             self._events.warning("rot_ignored", what=what)
         identity = load_identity(disk)
@@ -195,12 +194,7 @@ class Node:
         if identity is None:
             raise rotten
         self._own(identity)
-        log = RottenLog.open(self._disk, WAL_SETTINGS)
-        state, machine = self._open_state(self._disk)
-        try:
-            forget_rot(log, machine, state.fenced)
-        finally:
-            state.close()
+        log = open_rotten(self._disk, WAL_SETTINGS, self._open_state, self._events)
         members = other_members(log, identity)
         if not log.needed or not members:
             log.close()
@@ -233,10 +227,9 @@ class Node:
 
     def _open(self) -> None:
         settings, identity = self._settings, self._identity
-        disk = self._disk
-        state, machine = self._open_state(disk)
+        state, machine = self._open_state()
         self._state = state
-        stored = stored_state(identity, self._wal, machine, state.fenced)
+        stored = with_room(state.give_up_damaged, lambda: stored_state(identity, self._wal, machine, state.fenced), self._events)
         if stored.fenced is not None:
             self._events.warning("state_lost", reason=stored.fenced, log_begin=stored.snapshot.index, applied=machine.applied_index)
         if stored.suspect is not None:
@@ -274,21 +267,11 @@ class Node:
             "node_opened", applied=machine.applied_index, last=stored.last.index, term=raft.term, members=list(raft.view.nodes)
         )
 
-    def _open_state(self, disk: OsDisk) -> tuple[StateDirectory, KvMachine]:
-        """The state, or an empty one in the place of one that is damaged: the log and the other nodes have it."""
-        reason = damage(disk)
-        if reason is None:
-            state: StateDirectory | None = None
-            try:
-                state = StateDirectory(disk, RocksEngine(self._settings.data_dir), snapshot_meta_of)
-                return state, KvMachine(state.store)
-            except StateDamaged as error:
-                reason = str(error)
-                if state is not None:
-                    state.close()
-        self._events.error("state_damaged", reason=reason, kept_in=set_aside(disk))
-        state = StateDirectory(disk, RocksEngine(self._settings.data_dir), snapshot_meta_of)
-        return state, KvMachine(state.store)
+    def _open_state(self) -> tuple[StateDirectory, KvMachine]:
+        def directory() -> StateDirectory:
+            return StateDirectory(self._disk, RocksEngine(self._settings.data_dir), snapshot_meta_of)
+
+        return open_state(self._disk, directory, KvMachine, self._events)
 
     def _new_identity(self) -> Identity:
         settings = self._settings

@@ -15,6 +15,8 @@ import random
 from collections.abc import Callable
 from typing import TypeVar
 
+import structlog
+
 from raftkv.codec.peer import (
     EntriesFound,
     EntriesWant,
@@ -31,7 +33,7 @@ from raftkv.codec.peer import (
     encode_value,
     stream_of,
 )
-from raftkv.errors import Corrupt, DiskFull, InvalidRequest, Refused, Rotten, StateDamaged, StorageError
+from raftkv.errors import Corrupt, DiskFull, InvalidRequest, Refused, Rotten, StorageError
 from raftkv.kv.clock import LogClock
 from raftkv.kv.digest import Pair
 from raftkv.kv.machine import KvMachine
@@ -52,11 +54,9 @@ from raftkv.sim.probes import ProbedRaft
 from raftkv.sim.store import ModelEngine, ModelStore
 from raftkv.sim.trace import Violation
 from raftkv.sim.world import Replies, World
-from raftkv.startup import forget_rot, other_members, snapshot_meta_of, stored_state
+from raftkv.startup import open_log, open_rotten, open_state, other_members, snapshot_meta_of, stored_state, with_room
 from raftkv.storage.checkpoint import StateDirectory
-from raftkv.storage.damage import damage, set_aside
 from raftkv.storage.identity import Identity, cluster_id, create_identity, load_identity
-from raftkv.storage.rotten import RottenLog
 from raftkv.storage.wal import Wal
 
 _Result = TypeVar("_Result")
@@ -285,21 +285,22 @@ class SimNode:
         disk = self.disk
         self._state = None
         self.repair = None
+        self._events = structlog.get_logger("raftkv").bind(node=self.name)  # in each life: who records them is not known before
         try:
-            self.wal = Wal.open(disk, tuning.wal)
+            self.wal = open_log(disk, tuning.wal, self._events)
         except Rotten:
             if self._begin_repair():
                 return
-            self.wal = Wal.open(disk, tuning.wal)
+            self.wal = open_log(disk, tuning.wal, self._events)
         identity = load_identity(disk)
         if identity is None:
             members = tuple(Member(member.id, 0, member.peer_address) for member in world.members)
             incarnation = self._rng.getrandbits(62) + 1
             identity = create_identity(disk, Identity(cluster_id(CLUSTER_NAME, members), CLUSTER_NAME, self.name, incarnation, 0, members))
         self.incarnation = identity.incarnation
-        self._state, machine = self._open_state()
-        world.watch.probes.opens(self.name, self.wal.recovered, machine, self._state.installed)
-        stored = stored_state(identity, self.wal, machine, self._state.fenced)
+        state, machine = self._open_state()
+        world.watch.probes.opens(self.name, self.wal.recovered, machine, state.installed)
+        stored = with_room(state.give_up_damaged, lambda: stored_state(identity, self.wal, machine, state.fenced), self._events)
         self._without_state = stored.fenced is not None
         if stored.fenced is not None:
             world.trace.count(self.name, "state_lost")
@@ -313,7 +314,7 @@ class SimNode:
         self.replica = Replica(
             raft=self.make_raft(stored),
             log=self.make_log(),
-            state=self._state,
+            state=state,
             machine=machine,
             make_machine=self.make_machine,
             shell=self,
@@ -335,35 +336,25 @@ class SimNode:
         world.watch.started(self)
 
     def _open_state(self) -> tuple[StateDirectory, KvMachine]:
-        """The state, or an empty one in the place of one that is damaged, as in `server.node`."""
         disk, tuning = self.disk, self.world.tuning
 
-        def open_state() -> tuple[StateDirectory, KvMachine]:
+        def directory() -> StateDirectory:
             engine = ModelEngine(disk, random.Random(self._rng.getrandbits(64)), tuning.refusals)
-            state = StateDirectory(disk, engine, snapshot_meta_of, token=lambda: f"{self._rng.getrandbits(64):016x}")
-            return state, self.make_machine(state.store)
+            return StateDirectory(disk, engine, snapshot_meta_of, token=lambda: f"{self._rng.getrandbits(64):016x}")
 
-        reason = damage(disk)
-        if reason is None:
-            try:
-                return open_state()
-            except StateDamaged as error:
-                reason = str(error)
-        if not self.doubtful:
-            raise Violation("state kept", f"{self.name} finds its state damaged, and nothing has damaged it: {reason}")
-        self.world.trace.count(self.name, "state_damaged", reason)
-        set_aside(disk)
-        return open_state()
+        def found(reason: str) -> None:
+            if not self.doubtful:
+                raise Violation("state kept", f"{self.name} finds its state damaged, and nothing has damaged it: {reason}")
+
+        self._state, machine = open_state(disk, directory, self.make_machine, self._events, found)
+        return self._state, machine
 
     def _begin_repair(self) -> bool:
         """Have a rotten log repaired with the others; False if the state holds what is rotten."""
         identity = load_identity(self.disk)
         if identity is None:
             raise Corrupt(f"{self.name} has a rotten log and no identity")
-        log = RottenLog.open(self.disk, self.world.tuning.wal)
-        self._state, machine = self._open_state()
-        forget_rot(log, machine, self._state.fenced)
-        self._state.close()
+        log = open_rotten(self.disk, self.world.tuning.wal, self._open_state, self._events)
         self._state = None
         if not log.needed:
             log.close()

@@ -24,6 +24,7 @@ from msgspec import Struct
 from raftkv.codec.record import DATA_OFFSET, Record, SegmentHeader, Surveyed, encode_group, entry_record
 from raftkv.errors import InvariantBroken
 from raftkv.raft.types import Configuration, Entry, EntryId, Index, SnapshotMeta, Term
+from raftkv.storage.damage import give_up_aside
 from raftkv.storage.disk import DirectoryLock, Disk
 from raftkv.storage.hard_state import open_hard_state
 from raftkv.storage.manifest import Manifest, SegmentEntry, store_manifest
@@ -234,6 +235,14 @@ class RottenLog:
         listed = (*kept, SegmentEntry(header.id, header.capacity))
         store_manifest(self._disk, MANIFEST_PATH, Manifest(manifest.group, begin, listed, suspect))
         self._read_again()
+
+    def give_up_damaged(self) -> bool:
+        """Remove a damaged state that was set aside, for its space. Returns whether there was one.
+
+        Raises:
+            StorageError: not all of it could be removed.
+        """
+        return give_up_aside(self._disk)
 
     def close(self) -> None:
         """Let go of the directory. Closing twice is harmless."""
