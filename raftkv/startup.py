@@ -13,9 +13,10 @@ between begin and end, terms differ   the log begins anew after the state
 after the log's end                   the log begins anew after the state
 ====================================  ==================================================================================
 
-Before that, a log with rotten entries that the state holds begins after the state (`forget_rot`), and with others it is repaired
-(`raftkv.repair`). A state that is damaged is set aside and begun anew (`open_state`). Whatever of this finds the disk full finds it so
-once more only after the states that were set aside have been given up (`with_room`): they are only kept.
+Before that, a log with rotten entries that the state holds begins after the state, as does one that is to begin anew in any case
+(`forget_rot`); with other rotten entries it is repaired (`raftkv.repair`). A state that is damaged is set aside and begun anew
+(`open_state`). Whatever of this finds the disk full finds it so once more only after the states that were set aside have been given up
+(`with_room`): they are only kept.
 
 The last two are right because a state holds only committed entries: it stands for the log up to its applied index, and an entry of
 another term there was never committed. They happen when a crash fell between the switch to an installed snapshot and the reset of the
@@ -178,16 +179,25 @@ def open_rotten(
 
 
 def forget_rot(log: RottenLog, machine: KvMachine, fenced: str | None) -> None:
-    """Let a rotten log begin after the state, if that holds rotten entries: what is in the state needs no repair. A state that is
-    known to be wrong (`fenced` says why) holds nothing.
+    """Let a rotten log begin after the state where that makes the rot good, or where it would have to if it were whole: what is in the
+    state needs no repair, nor does what `reconcile` gives up. A state that is known to be wrong (`fenced` says why) holds nothing.
 
     Raises:
+        DiskFull: there is no space for it. Nothing has changed.
         StorageError: the log could not be changed.
     """
-    if fenced is None and any(rotten.index <= machine.applied_index for rotten in log.needed):
-        position = machine.position
-        configuration = log.begin.configuration if position.configuration is None else decode_configuration(position.configuration)
-        log.begin_after(SnapshotMeta(machine.applied_index, machine.applied_term, configuration))
+    applied, applied_term = machine.applied_index, machine.applied_term
+    known = log.term_at(applied)
+    if known is None and log.begin.index <= applied <= log.last_index:
+        return  # the entry there may be the state's, and then what follows it counts
+    position = machine.position
+    configuration = log.begin.configuration if position.configuration is None else decode_configuration(position.configuration)
+    meta = SnapshotMeta(applied, applied_term, configuration)
+    match reconcile(log.begin.index, log.last_index, applied, applied_term, known, fenced=fenced is not None):
+        case Agreement.BEGIN_ANEW:
+            log.begin_anew(meta)
+        case Agreement.REPLAY if any(rotten.index <= applied for rotten in log.needed):
+            log.begin_after(meta)
 
 
 def other_members(log: RottenLog, identity: Identity) -> dict[NodeId, str]:
