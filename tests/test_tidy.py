@@ -33,8 +33,9 @@ OURS: dict[str, set[str]] = {
     "storage": {"errors", "raft.types", "kv.store", "codec"},
     "router": VALUES,
     **dict.fromkeys(REPLICA, VALUES | REPLICA),
-    "server": {*VALUES, *REPLICA, "router"},
-    "sim": {*VALUES, *REPLICA, "router"},
+    "turns": {*VALUES, *REPLICA, "router"},
+    "server": {*VALUES, *REPLICA, "router", "turns"},
+    "sim": {*VALUES, *REPLICA, "router", "turns"},
     "client": {"errors", "codec"},
     "objects": {"errors", "server", "client"},
 }

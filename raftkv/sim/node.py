@@ -17,22 +17,7 @@ from typing import TypeVar
 
 import structlog
 
-from raftkv.codec.peer import (
-    EntriesFound,
-    EntriesWant,
-    ForwardReads,
-    ForwardWrites,
-    Health,
-    ReadAnswers,
-    ReadsRefused,
-    SnapshotWant,
-    Transfer,
-    Value,
-    WritesRefused,
-    decode_value,
-    encode_value,
-    stream_of,
-)
+from raftkv.codec.peer import ForwardWrites, Health, SnapshotWant, Value, decode_value, encode_value, stream_of
 from raftkv.errors import Corrupt, DiskFull, InvalidRequest, Refused, Rotten, StorageError
 from raftkv.kv.clock import LogClock
 from raftkv.kv.digest import Pair
@@ -43,7 +28,7 @@ from raftkv.raft.messages import MessageBase
 from raftkv.raft.node import Raft
 from raftkv.raft.ready import Role
 from raftkv.raft.types import Member, NodeId, Stored
-from raftkv.repair import Ending, Repair, answer
+from raftkv.repair import Ending, Repair
 from raftkv.replica import Replica
 from raftkv.router.router import Router
 from raftkv.sim.disk import Crashed, SimDisk, Survival
@@ -58,13 +43,13 @@ from raftkv.startup import open_log, open_rotten, open_state, other_members, sna
 from raftkv.storage.checkpoint import StateDirectory
 from raftkv.storage.identity import Identity, cluster_id, create_identity, load_identity
 from raftkv.storage.wal import Wal
+from raftkv.turns import Turns
 
 _Result = TypeVar("_Result")
 
 EPOCH_MS = 1_700_000_000_000
 CLUSTER_NAME = "simulated"
 REPAIR_TICK_MS = 100
-_FOR_ROUTER = (ForwardWrites, WritesRefused, ForwardReads, ReadAnswers, ReadsRefused)
 
 
 class SimNode:
@@ -112,6 +97,7 @@ class SimNode:
         self.wal: Wal
         self.replica: Replica
         self.router: Router
+        self.turns: Turns
         self._replies = replies
         self._violation: Violation | None = None
         self._life = 0
@@ -124,8 +110,8 @@ class SimNode:
         self._point = "-"
         """The failure point at which it died last."""
         self._work_due = False
-        self._ticked_ms = 0
         self._ticks = 0
+        """Where in a heartbeat the last life ended, as the next begins: anywhere."""
         self._clock_begin = (1_000_000, 0)
         """What its clock showed when its rate changed last, in microseconds, and when that was."""
 
@@ -239,7 +225,7 @@ class SimNode:
             self._begin()
 
     def _begin(self) -> None:
-        self._ticked_ms = self.now_ms
+        self.turns.begin(self.now_ms)
         self.later(self._rng.randint(0, 20_000), self._tick)
         self.run(self.wake)
 
@@ -333,6 +319,18 @@ class SimNode:
             self.wake,
         )
         self.replica.attach(self.router)
+        self.turns = Turns(
+            self.replica,
+            self.router,
+            self.clock,
+            self.wal,
+            self,
+            lambda: self.wall_ms,
+            self.transfer,
+            tick_ms=tuning.replica.tick_ms,
+            heartbeat_ticks=tuning.replica.heartbeat_ticks,
+            ticks=self._ticks,
+        )
         world.watch.started(self)
 
     def _open_state(self) -> tuple[StateDirectory, KvMachine]:
@@ -425,6 +423,8 @@ class SimNode:
         """The node is gone. `survival` says what becomes of what was not durable."""
         self.world.trace.note(self.name, "dies", survival.name, reason)
         was_alive = self.alive
+        if self.serves:
+            self._ticks = self.turns.ticks
         if was_alive:
             self.world.watch.probes.dies(self.replica)
             if survival is not Survival.CLEAN:
@@ -494,23 +494,7 @@ class SimNode:
 
     def _tick(self) -> None:
         self.later(int(self.world.tuning.replica.tick_ms * 1_000 / self.clock_rate), self._tick)
-        self._pass_time()
-
-    def _pass_time(self) -> None:
-        tick_ms = self.world.tuning.replica.tick_ms
-        now_ms = self.now_ms
-        due = (now_ms - self._ticked_ms) // tick_ms
-        if due < 1:
-            return
-        self._ticked_ms += due * tick_ms
-        self._ticks += due
-        for _ in range(min(due, 2 * self.world.tuning.config.election_ticks)):
-            self.replica.tick()
-        if self._ticks >= self.world.tuning.replica.heartbeat_ticks:
-            self._ticks = 0
-            self.clock.observe(self.name, self.wall_ms, now_ms)
-            self.router.tick(now_ms)
-            self.wake()
+        self.turns.pass_time(self.now_ms)
 
     def wake(self) -> None:
         """Let the node work at the end of this iteration of its loop."""
@@ -520,15 +504,8 @@ class SimNode:
 
     def _work(self) -> None:
         self._work_due = False
-        if self.repair is not None:
-            return
-        now_ms = self.now_ms
-        self._pass_time()
-        self.replica.pump(now_ms)
-        self.router.flush(now_ms)
-        if self.replica.raft.has_ready():
-            self.replica.pump(now_ms)
-            self.router.flush(now_ms)
+        if self.repair is None:
+            self.turns.work(self.now_ms)
 
     def background_read(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
         """As `background`; nothing waits for anything else here."""
@@ -586,25 +563,7 @@ class SimNode:
             return
         if self.rots_snapshot is not None and isinstance(value, SnapshotWant):
             self._rot_snapshot(f"state/snap-{value.id}/")
-        if isinstance(value, _FOR_ROUTER):
-            self.router.received(sender, value, self.now_ms)
-        elif isinstance(value, EntriesWant):
-            self._answer(sender, value)
-        elif isinstance(value, Transfer):
-            self.transfer(value.to or None)
-        else:
-            self.replica.receive(sender, value)
-        self.wake()
-
-    def _answer(self, sender: NodeId, want: EntriesWant) -> None:
-        leads, term = self.replica.vouches, self.replica.raft.term
-
-        def answered(result: EntriesFound | BaseException) -> None:
-            if isinstance(result, BaseException):
-                raise result
-            self.send(sender, result)
-
-        self.background(lambda: answer(self.wal, want, leads=leads, term=term), answered)
+        self.turns.take(sender, value, self.now_ms)
 
     def peer_connected(self, node: NodeId) -> None:
         """Both directions to `node` are open."""
