@@ -31,7 +31,8 @@ from raftkv.raft.types import Member, NodeId, Stored
 from raftkv.repair import Ending, Repair
 from raftkv.replica import Replica
 from raftkv.router.router import Router
-from raftkv.sim.disk import Crashed, SimDisk, Survival
+from raftkv.sim.disk import Crashed, Survival
+from raftkv.sim.host import Host
 from raftkv.sim.log import SimLog
 from raftkv.sim.machine import WatchedMachine
 from raftkv.sim.points import point_of
@@ -47,12 +48,11 @@ from raftkv.turns import Turns
 
 _Result = TypeVar("_Result")
 
-EPOCH_MS = 1_700_000_000_000
 CLUSTER_NAME = "simulated"
 REPAIR_TICK_MS = 100
 
 
-class SimNode:
+class SimNode(Host):
     """See the module.
 
     Args:
@@ -63,27 +63,15 @@ class SimNode:
     """
 
     def __init__(self, name: NodeId, world: World, replies: Replies, rng: random.Random) -> None:
-        self.name = name
-        self.world = world
+        super().__init__(name, world, rng)
         self.alive = False
         self.paused = False
-        self._rng = rng
-        self.disk = self._new_disk()
-        self.disk_pace = ""
-        """"slow_disk" or "hung_disk" while it is one."""
-        self.faulty_disk = False
-        """Its disk fails, or has failed in this life: errors of storage are to be expected."""
-        self.wiped = False
-        self.rotten = False
-        """Something has rotted that keeps it from starting: the directory is to be moved away."""
         self.doubtful = False
         """It went down while it had lost something, or lost it when it was down."""
         self.crash_in: tuple[int, random.Random] | None = None
         """It is to die in that many operations of its disk from now on."""
         self.ask_crash: Callable[[SimNode, str, str, int], Survival | None] = lambda node, kind, path, offset: None
         """Asked before each operation of its disk: does it die in that, and what survives?"""
-        self.rots_snapshot: Callable[[str], None] | None = None
-        """The next snapshot here rots; told which file."""
         self.died: Callable[[SimNode], None] = lambda node: None
         """Told when a life has ended."""
         self.torn = False
@@ -91,9 +79,6 @@ class SimNode:
         self.repair: Repair | None = None
         """What the node does until its log is whole, while it is."""
         self.lives = 0
-        self.clock_rate = 1.0
-        """How fast its clock runs."""
-        self.wall_offset_ms = 0
         self.wal: Wal
         self.replica: Replica
         self.router: Router
@@ -112,28 +97,8 @@ class SimNode:
         self._work_due = False
         self._ticks = 0
         """Where in a heartbeat the last life ended, as the next begins: anywhere."""
-        self._clock_begin = (1_000_000, 0)
-        """What its clock showed when its rate changed last, in microseconds, and when that was."""
 
-    # Time.
-
-    @property
-    def now_ms(self) -> int:
-        """The node's monotonic clock."""
-        shown_us, since_us = self._clock_begin
-        return int(shown_us + (self.world.schedule.now_us - since_us) * self.clock_rate) // 1_000
-
-    def set_rate(self, rate: float) -> None:
-        """From now on the clock runs at this rate."""
-        shown_us, since_us = self._clock_begin
-        now_us = self.world.schedule.now_us
-        self._clock_begin = (int(shown_us + (now_us - since_us) * self.clock_rate), now_us)
-        self.clock_rate = rate
-
-    @property
-    def wall_ms(self) -> int:
-        """The node's wall clock."""
-        return EPOCH_MS + self.wall_offset_ms + self.world.schedule.now_us // 1_000
+    # What happens in a life.
 
     def later(self, delay_us: int, action: Callable[[], None]) -> None:
         """Let `action` happen in this life of the node."""
@@ -229,17 +194,6 @@ class SimNode:
         self.later(self._rng.randint(0, 20_000), self._tick)
         self.run(self.wake)
 
-    def _new_disk(self) -> SimDisk:
-        disk = SimDisk(random.Random(self._rng.getrandbits(64)))
-        disk.ask_crash = self._before_operation
-        return disk
-
-    def replace_disk(self) -> None:
-        """The directory is lost, and the node will start with an empty one."""
-        self.disk = self._new_disk()
-        self.wiped = True
-        self.rotten = False
-
     def _move_directory_away(self, error: Corrupt) -> None:
         """What an operator does about a node that refuses to start."""
         self.world.trace.count(self.name, "moved_away", str(error).partition(":")[0])
@@ -255,16 +209,6 @@ class SimNode:
         if survival is not None:
             self._point = point_of(kind, path, offset)
         return survival
-
-    def _rot_snapshot(self, prefix: str) -> None:
-        """A byte of a file of a snapshot changes where it lies."""
-        files = self.disk.files()
-        paths = [path for path in files if path.startswith(prefix) and files[path]]
-        if paths and self.rots_snapshot is not None:
-            path = self._rng.choice(paths)
-            self.rots_snapshot(path)
-            self.rots_snapshot = None
-            self.disk.flip(path, self._rng.randrange(len(files[path])), 0x10)
 
     def _open(self) -> None:
         world, tuning = self.world, self.world.tuning
@@ -404,10 +348,6 @@ class SimNode:
     def _session(self) -> bytes:
         return self._rng.randbytes(16)
 
-    def fate(self) -> Survival:
-        """What becomes of what is pending when the machine stops in the middle of an operation, where nothing else says so."""
-        return Survival.REORDERED if self._rng.random() < 0.5 else Survival.LOST
-
     def kill(self, *, power: Survival | None = None) -> None:
         """End this life: of the process, or with `power` of the machine."""
         if self.alive:
@@ -529,15 +469,6 @@ class SimNode:
             self.wake()
 
         self.later(self._rng.randint(*self.world.tuning.work_us), begin)
-
-    def _fsync_us(self) -> int:
-        tuning = self.world.tuning
-        if self.disk_pace == "hung_disk":
-            election_us = 2_000 * tuning.config.election_ticks * tuning.replica.tick_ms
-            return self._rng.randint(election_us, 4 * election_us)
-        if self.disk_pace or (tuning.stalls and self._rng.random() < tuning.stalls):
-            return self._rng.randint(*tuning.stall_us)
-        return self._rng.randint(*tuning.fsync_us)
 
     # Other nodes.
 
