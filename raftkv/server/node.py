@@ -12,7 +12,6 @@ import contextlib
 import gc
 import random
 import secrets
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -62,6 +61,7 @@ from raftkv.server.peers import Facts, PeerNetwork
 from raftkv.server.repairing import RepairPhase
 from raftkv.server.settings import Address, NodeSettings
 from raftkv.server.status import Reporter
+from raftkv.server.stop_signals import STOP_SIGNALS, let_through
 from raftkv.startup import forget_rot, other_members, snapshot_meta_of, stored_state
 from raftkv.storage.checkpoint import StateDirectory
 from raftkv.storage.damage import damage, note_damage, set_aside
@@ -142,9 +142,10 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._loop.set_exception_handler(self._unhandled)
-        for name in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             with contextlib.suppress(NotImplementedError):
-                self._loop.add_signal_handler(name, self._stop.set)
+                self._loop.add_signal_handler(number, self._stop.set)
+        let_through()
         if self._settings.stop_at_end_of_input:
             when_input_ends(self._input_ended)
         if not await self._open_log():
