@@ -174,6 +174,7 @@ class Node:
         try:
             self._wal = Wal.open(disk, WAL_SETTINGS)
         except Rotten as rotten:
+            self._events.warning("rot_found", what=str(rotten))
             if not await self._repair(rotten):
                 return False
             self._wal = Wal.open(disk, WAL_SETTINGS)
@@ -202,6 +203,8 @@ class Node:
             forget_rot(log, machine, state.fenced)
         finally:
             state.close()
+        if not log.needed:
+            self._events.info("rot_forgotten", begin=log.begin.index)
         members = other_members(log, identity)
         if not log.needed or not members:
             log.close()
