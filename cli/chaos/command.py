@@ -127,6 +127,8 @@ def _text(report: Report, number: int, runs: int) -> str:
         f"run {number} of {runs}: seed {report.seed}, which decides the actions; their timing is this machine's",
         f"  actions: {_counts(report.actions)}",
     ]
+    if report.recoveries:
+        lines.append(f"  recoveries: {_counts(report.recoveries)}")
     if report.in_vain:
         lines.append(f"  found no victim: {_counts(report.in_vain)}")
     lines += [f"  skipped: {reason}" for reason in report.skipped]
