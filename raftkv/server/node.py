@@ -12,7 +12,6 @@ import contextlib
 import gc
 import random
 import secrets
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -50,6 +49,7 @@ from raftkv.server.peers import Facts, PeerNetwork
 from raftkv.server.repairing import RepairPhase
 from raftkv.server.settings import Address, NodeSettings
 from raftkv.server.status import Reporter
+from raftkv.server.stop_signals import STOP_SIGNALS, let_through
 from raftkv.startup import open_log, open_rotten, open_state, other_members, snapshot_meta_of, stored_state, with_room
 from raftkv.storage.checkpoint import StateDirectory
 from raftkv.storage.damage import note_damage
@@ -127,9 +127,10 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._loop.set_exception_handler(self._unhandled)
-        for name in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             with contextlib.suppress(NotImplementedError):
-                self._loop.add_signal_handler(name, self._stop.set)
+                self._loop.add_signal_handler(number, self._stop.set)
+        let_through()
         if self._settings.stop_at_end_of_input:
             when_input_ends(self._input_ended)
         if not await self._open_log():
@@ -158,6 +159,7 @@ class Node:
         try:
             self._wal = open_log(disk, WAL_SETTINGS, self._events)
         except Rotten as rotten:
+            self._events.warning("rot_found", what=str(rotten))
             if not await self._repair(rotten):
                 return False
             self._wal = open_log(disk, WAL_SETTINGS, self._events)
@@ -181,6 +183,8 @@ class Node:
             raise rotten
         self._own(identity)
         log = open_rotten(self._disk, WAL_SETTINGS, self._open_state, self._events)
+        if not log.needed:
+            self._events.info("rot_forgotten", begin=log.begin.index)
         members = other_members(log, identity)
         if not log.needed or not members:
             log.close()
