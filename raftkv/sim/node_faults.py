@@ -80,7 +80,7 @@ def compact(storm: Storm, rng: random.Random) -> None:
 
 def clock_jump(storm: Storm, rng: random.Random) -> None:
     """A wall clock jumps, forward or back, by up to a year, but never to far behind the true time (see `swarm.MOST_BEHIND_MS`). The clocks
-    of a majority stay within a minute of it: the time in the log is what they agree on, and sessions and keys expire by it."""
+    of a majority stay within a minute of it: the time in the log is what they agree on, and keys expire by it."""
     node = storm.victim(rng)
     jump_ms = rng.choice((-1, 1)) * rng.randint(1, rng.choice((1_000, 3_600_000, YEAR_MS)))
     wrong = {one.name for one in storm.nodes if abs(one.wall_offset_ms) > MINUTE_MS}

@@ -21,6 +21,7 @@ from raftkv.codec.resp import RequestParser
 from raftkv.kv.glob import Pattern
 from raftkv.kv.keyspace import Keyspace
 from raftkv.kv.replies import Reply
+from raftkv.kv.sessions import LIMITS, Sessions
 from raftkv.kv.space_commands import Scan
 from raftkv.raft.reads import Reads as Rounds
 from raftkv.router.reads import Reads
@@ -45,7 +46,7 @@ from raftkv.transfer import SnapshotSender
 from tests import test_tidy
 from tests.codec import test_frames, test_handshake, test_peer, test_resp
 from tests.kv import test_planted_faults as kv
-from tests.kv import test_scan
+from tests.kv import test_scan, test_sessions
 from tests.mutants.mutant import Checks, Mutant, Proof, RouterRuns, Shelf, nothing, title_of
 from tests.raft import test_thesis
 from tests.replica import test_transfer
@@ -134,6 +135,29 @@ def _known() -> list[Mutant]:
             name = f"{test.__name__.removeprefix('test_')}: {kind.__name__}"
             made.append(Mutant(rows, name, title_of(kind), nothing, Proof(partial(test, **{argument: kind}))))
     return made
+
+
+_A_JUMP = Checks((partial(test_sessions.test_a_jump_of_the_clock_makes_no_session_old, 2 * LIMITS.age_ms),), name="checks of the machine")
+
+
+@plant("93", by=_A_JUMP)
+def sessions_age_by_the_logs_clock(patch: pytest.MonkeyPatch) -> None:
+    """When the log's clock jumps by more than the age of a session, what is sent again opens the session again."""
+    patch.setattr(Sessions, "clock_after", lambda sessions, clock_ms, passed_ms: clock_ms + passed_ms)
+
+
+@plant("93", by=_A_JUMP)
+def sessions_make_up_for_a_jump(patch: pytest.MonkeyPatch) -> None:
+    """What a jump has beyond the most that one batch may advance is made up for by the batches that follow."""
+    owed: dict[int, int] = {}
+
+    def clock_after(sessions: Sessions, clock_ms: int, passed_ms: int) -> int:
+        due_ms = owed.get(id(sessions), 0) + (passed_ms if clock_ms else sessions.limits.advance_ms)
+        step_ms = min(due_ms, sessions.limits.advance_ms)
+        owed[id(sessions)] = due_ms - step_ms
+        return clock_ms + step_ms
+
+    patch.setattr(Sessions, "clock_after", clock_after)
 
 
 @plant("84", by=Checks((test_thesis.test_6_4_1_a_transfer_gives_up_the_lease,), name="checks of the core"))
