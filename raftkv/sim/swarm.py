@@ -24,8 +24,8 @@ UNAIMED = 0.12
 """The share of seeds that aim at no failure point."""
 
 MOST_BEHIND_MS = 7_200_000
-"""How far behind the others a wall clock may be: twice the age at which sessions are forgotten, so that a log which begins as its clock
-jumps by more than that age when the others are known, while first commands of sessions are under way."""
+"""How far behind the others a wall clock may be: twice the age at which sessions are forgotten, which a log that begins as that clock
+makes up for in one jump when the others are known."""
 
 AIMED_MS = 160
 """The mean time between two crashes at the point that a seed aims at."""

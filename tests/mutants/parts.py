@@ -144,12 +144,6 @@ _A_JUMP = Checks((partial(test_sessions.test_a_jump_of_the_clock_makes_no_sessio
 
 
 @plant("93", by=_A_JUMP)
-def sessions_age_by_the_logs_clock(patch: pytest.MonkeyPatch) -> None:
-    """When the log's clock jumps by more than the age of a session, what is sent again opens the session again."""
-    patch.setattr(Sessions, "clock_after", lambda sessions, clock_ms, passed_ms: clock_ms + passed_ms)
-
-
-@plant("93", by=_A_JUMP)
 def sessions_make_up_for_a_jump(patch: pytest.MonkeyPatch) -> None:
     """What a jump has beyond the most that one batch may advance is made up for by the batches that follow."""
     owed: dict[int, int] = {}
