@@ -20,6 +20,8 @@ from typing import IO
 
 from msgspec import Struct
 
+from raftkv.server.stop_signals import held_back_here
+
 if sys.platform == "win32":
     _CREATION_FLAGS, _NEW_SESSION = subprocess.CREATE_NEW_PROCESS_GROUP, False
 else:
@@ -129,15 +131,16 @@ class NodeProcess:
 
     def __init__(self, spec: NodeSpec, cluster: list[NodeSpec], output: IO[bytes] | int) -> None:
         self.spec = spec
-        self._process = subprocess.Popen(
-            [*spec.command(cluster), STOP_WITH_PARENT],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # Its own session: Ctrl-C at a terminal reaches the parent, which then stops the nodes in order.
-            start_new_session=_NEW_SESSION,
-            creationflags=_CREATION_FLAGS,
-        )
+        with held_back_here():  # a node that is asked to stop before it can understand that does so when it can
+            self._process = subprocess.Popen(
+                [*spec.command(cluster), STOP_WITH_PARENT],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Its own session: Ctrl-C at a terminal reaches the parent, which then stops the nodes in order.
+                start_new_session=_NEW_SESSION,
+                creationflags=_CREATION_FLAGS,
+            )
 
     @property
     def pid(self) -> int:

@@ -67,4 +67,4 @@ class Listener(Protocol):
         """Everything proposed here is durable here."""
 
     def snapshot_installed(self, now_ms: int) -> None:
-        """The state has jumped; entries were skipped."""
+        """The state has jumped; entries were skipped. Told before later ones are applied."""

@@ -30,6 +30,7 @@ import structlog
 from raftkv.codec.peer import EntriesFound, EntriesWant, Lack
 from raftkv.errors import DiskFull
 from raftkv.raft.types import Entry, EntryId, Index, NodeId, SnapshotMeta, Term
+from raftkv.startup import with_room
 from raftkv.storage.recovery import WAY_BACK
 from raftkv.storage.rotten import RottenEntry
 
@@ -76,6 +77,7 @@ class LogInRepair(ReadableLog, Protocol):
     def accepts(self, rotten: RottenEntry, entry: Entry) -> bool: ...
     def mend(self, entries: Mapping[RottenEntry, Entry]) -> list[RottenEntry]: ...
     def end_before_rot(self) -> None: ...
+    def give_up_damaged(self) -> bool: ...
 
 
 class Ending(enum.Enum):
@@ -366,7 +368,7 @@ class Repair:
             self._end(Ending.GIVEN_UP)
 
         self._events.warning("log_given_up", reason=self.describe())
-        self._background(self._log.end_before_rot, given_up)
+        self._background(lambda: with_room(self._log.give_up_damaged, self._log.end_before_rot, self._events), given_up)
 
     def _end(self, ending: Ending) -> None:
         self._over = True

@@ -122,6 +122,8 @@ class Replica:
         self._to_apply: deque[Entry] = deque()
         self._apply_room = 0
         """What is left of APPLY_BYTES in this turn."""
+        self._told_index = raft.applied_index
+        """The newest entry that the listener has heard of: applied, or skipped by a jump of the state."""
         self._installing: Ready | None = None
         self._installed = False
         self._staged: Staging | None = None
@@ -448,6 +450,7 @@ class Replica:
                 groups = apply_entry(self.machine, self._to_apply[0], self.events)
                 entry = self._to_apply.popleft()
                 self._apply_room -= len(entry.payload) + APPLY_OVERHEAD_BYTES
+                self._told_index = max(self._told_index, entry.index)
                 self._tell.applied(entry.index, groups, now_ms)
             if self._to_apply:
                 self._shell.wake()
@@ -556,8 +559,10 @@ class Replica:
         if ready is None or ready.snapshot is None:
             raise InvariantBroken("nothing is being installed")
         self.events.info("snapshot_installed", index=ready.snapshot.index, term=ready.snapshot.term)
+        if ready.snapshot.index > self._told_index:  # else nothing was skipped: the state went back, and comes forward again
+            self._told_index = ready.snapshot.index
+            self._tell.snapshot_installed(now_ms)  # before later entries are: by those it would take earlier answers for lost
         self._execute(ready, now_ms)
-        self._tell.snapshot_installed(now_ms)
 
     # Compaction.
 

@@ -15,6 +15,7 @@ from structlog.typing import FilteringBoundLogger
 from raftkv.codec.peer import Health
 from raftkv.ports import Shell
 from raftkv.raft.types import NodeId
+from raftkv.startup import make_room
 from raftkv.storage.checkpoint import StateDirectory
 
 
@@ -84,11 +85,9 @@ class DiskSpace:
             return
         self._making_room = True
 
-        def removed(result: bool | BaseException) -> None:
+        def removed(result: object) -> None:
             self._making_room = False
             if isinstance(result, BaseException):
                 raise result
-            if result:
-                self._events.warning("damaged_state_removed", reason=reason)
 
-        self._shell.background(self._state.give_up_damaged, removed)
+        self._shell.background(lambda: make_room(self._state.give_up_damaged, reason, self._events), removed)

@@ -13,8 +13,10 @@ between begin and end, terms differ   the log begins anew after the state
 after the log's end                   the log begins anew after the state
 ====================================  ==================================================================================
 
-Before that, a log with rotten entries that the state holds begins after the state (`forget_rot`), and with others it is repaired
-(`raftkv.repair`).
+Before that, a log with rotten entries that the state holds begins after the state, as does one that is to begin anew in any case
+(`forget_rot`); with other rotten entries it is repaired (`raftkv.repair`). A state that is damaged is set aside and begun anew
+(`open_state`). Whatever of this finds the disk full finds it so once more only after the states that were set aside have been given up
+(`with_room`): they are only kept.
 
 The last two are right because a state holds only committed entries: it stands for the log up to its applied index, and an entry of
 another term there was never committed. They happen when a crash fell between the switch to an installed snapshot and the reset of the
@@ -24,14 +26,26 @@ log, or when the last group of the log was lost after it had been applied.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
+import structlog
+
+from raftkv.errors import DiskFull, StateDamaged, StorageError
 from raftkv.kv.machine import KvMachine, read_position
-from raftkv.kv.store import Rows
+from raftkv.kv.store import Rows, Store
 from raftkv.raft.membership import decode_configuration
 from raftkv.raft.types import Configuration, Index, Member, NodeId, SnapshotMeta, Stored, Term
+from raftkv.storage.checkpoint import StateDirectory
+from raftkv.storage.damage import damage, give_up_aside, set_aside
+from raftkv.storage.disk import Disk
 from raftkv.storage.identity import Identity
 from raftkv.storage.rotten import RottenLog
-from raftkv.storage.wal import LogWrite, RecoveredLog, Wal
+from raftkv.storage.wal import LogWrite, RecoveredLog, Wal, WalSettings
+
+_Result = TypeVar("_Result")
+Events = structlog.typing.FilteringBoundLogger
 
 
 class Agreement(enum.Enum):
@@ -73,17 +87,117 @@ def snapshot_meta_of(rows: Rows) -> SnapshotMeta:
     return SnapshotMeta(position.index, position.term, configuration)
 
 
-def forget_rot(log: RottenLog, machine: KvMachine, fenced: str | None) -> None:
-    """Let a rotten log begin after the state, if that holds rotten entries: what is in the state needs no repair. A state that is
-    known to be wrong (`fenced` says why) holds nothing.
+def open_log(disk: Disk, settings: WalSettings, events: Events) -> Wal:
+    """The log. Raises as `Wal.open` does."""
+    return with_room(partial(give_up_aside, disk), lambda: Wal.open(disk, settings), events)
+
+
+def make_room(give_up: Callable[[], bool], reason: str, events: Events) -> bool:
+    """Remove what was set aside with `give_up`, because of `reason`; True if that made room. What cannot be removed stays: it is only
+    kept, and nobody may have to stop because of it."""
+    try:
+        if not give_up():
+            return False
+    except StorageError as error:
+        events.warning("damaged_state_stays", reason=str(error))
+        return False
+    events.warning("damaged_state_removed", reason=reason)
+    return True
+
+
+def with_room(give_up: Callable[[], bool], step: Callable[[], _Result], events: Events) -> _Result:
+    """What `step` returns, which may be done again when it has found the disk full: it is, once, if `give_up` removes a damaged state
+    that was set aside.
 
     Raises:
+        DiskFull: there is no space without it either.
+    """
+    try:
+        return step()
+    except DiskFull as error:
+        if not make_room(give_up, str(error), events):
+            raise
+    return step()
+
+
+def open_state(
+    disk: Disk,
+    directory: Callable[[], StateDirectory],
+    machine: Callable[[Store], KvMachine],
+    events: Events,
+    found: Callable[[str], None] = lambda reason: None,
+) -> tuple[StateDirectory, KvMachine]:
+    """The state, or an empty one in the place of one that is damaged: the log and the other nodes have it.
+
+    Args:
+        disk: the data directory.
+        directory: opens the state directory.
+        machine: makes the state machine on its store.
+        events: the log of the node.
+        found: told how a state is damaged, before it is set aside.
+
+    Raises:
+        StorageError: neither can be had.
+    """
+
+    def attempt() -> tuple[StateDirectory, KvMachine]:
+        state = directory()
+        try:
+            return state, machine(state.store)
+        except BaseException:
+            state.close()
+            raise
+
+    give_up = partial(give_up_aside, disk)
+    reason = damage(disk)
+    if reason is None:
+        try:
+            return with_room(give_up, attempt, events)
+        except StateDamaged as error:
+            reason = str(error)
+    found(reason)
+    make_room(give_up, "another damaged state takes its place", events)
+    events.error("state_damaged", reason=reason, kept_in=set_aside(disk))
+    return with_room(give_up, attempt, events)
+
+
+def open_rotten(
+    disk: Disk, settings: WalSettings, state_of: Callable[[], tuple[StateDirectory, KvMachine]], events: Events
+) -> RottenLog:
+    """The rotten log of a node, without the rot that its state, which `state_of` opens, makes good. The caller closes it.
+
+    Raises:
+        StorageError: it cannot be read or changed.
+    """
+    log = with_room(partial(give_up_aside, disk), lambda: RottenLog.open(disk, settings), events)
+    state, machine = state_of()
+    try:
+        with_room(log.give_up_damaged, lambda: forget_rot(log, machine, state.fenced), events)
+    finally:
+        state.close()
+    return log
+
+
+def forget_rot(log: RottenLog, machine: KvMachine, fenced: str | None) -> None:
+    """Let a rotten log begin after the state where that makes the rot good, or where it would have to if it were whole: what is in the
+    state needs no repair, nor does what `reconcile` gives up. A state that is known to be wrong (`fenced` says why) holds nothing.
+
+    Raises:
+        DiskFull: there is no space for it. Nothing has changed.
         StorageError: the log could not be changed.
     """
-    if fenced is None and any(rotten.index <= machine.applied_index for rotten in log.needed):
-        position = machine.position
-        configuration = log.begin.configuration if position.configuration is None else decode_configuration(position.configuration)
-        log.begin_after(SnapshotMeta(machine.applied_index, machine.applied_term, configuration))
+    applied, applied_term = machine.applied_index, machine.applied_term
+    known = log.term_at(applied)
+    if known is None and log.begin.index <= applied <= log.last_index:
+        return  # the entry there may be the state's, and then what follows it counts
+    position = machine.position
+    configuration = log.begin.configuration if position.configuration is None else decode_configuration(position.configuration)
+    meta = SnapshotMeta(applied, applied_term, configuration)
+    match reconcile(log.begin.index, log.last_index, applied, applied_term, known, fenced=fenced is not None):
+        case Agreement.BEGIN_ANEW:
+            log.begin_anew(meta)
+        case Agreement.REPLAY if any(rotten.index <= applied for rotten in log.needed):
+            log.begin_after(meta)
 
 
 def other_members(log: RottenLog, identity: Identity) -> dict[NodeId, str]:
@@ -93,7 +207,7 @@ def other_members(log: RottenLog, identity: Identity) -> dict[NodeId, str]:
 
 
 def stored_state(identity: Identity, wal: Wal, machine: KvMachine, fenced: str | None) -> Stored:
-    """The core's starting point; resets the log to the state where `reconcile` says so.
+    """The core's starting point; resets the log to the state where `reconcile` says so. May be called again after a `DiskFull`.
 
     Args:
         identity: who the node is.

@@ -33,8 +33,9 @@ OURS: dict[str, set[str]] = {
     "storage": {"errors", "raft.types", "kv.store", "codec"},
     "router": VALUES,
     **dict.fromkeys(REPLICA, VALUES | REPLICA),
-    "server": {*VALUES, *REPLICA, "router"},
-    "sim": {*VALUES, *REPLICA, "router"},
+    "turns": {*VALUES, *REPLICA, "router"},
+    "server": {*VALUES, *REPLICA, "router", "turns"},
+    "sim": {*VALUES, *REPLICA, "router", "turns"},
     "client": {"errors", "codec"},
     "objects": {"errors", "server", "client"},
 }
@@ -405,3 +406,69 @@ def test_importing_the_package_loads_no_server() -> None:
     code = f"import sys, raftkv; sys.stdout.write(' '.join(m for m in {heavy!r} if m in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert loaded.stdout == ""
+
+
+LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
+
+
+def events_logged(source: Source) -> tuple[set[str], list[str]]:
+    """The names of the events that `source` logs, and findings about those that have no plain name. A function may be told the name in
+    a parameter `event`: then its callers say it."""
+    names: set[str] = set()
+    findings: list[str] = []
+    passing = {function.name for function in functions(source) if "event" in {one.arg for one in function.args.args}}
+    for node in source.nodes:
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        logs = node.func.attr in LEVELS and dotted(node.func.value).rpartition(".")[2] in {"events", "_events"}
+        if not logs and not (node.func.attr in passing and node.args):
+            continue
+        name = node.args[0] if node.args else None
+        for one in [name.body, name.orelse] if isinstance(name, ast.IfExp) else [name]:
+            if isinstance(one, ast.Constant) and isinstance(one.value, str):
+                names.add(one.value)
+            elif not (passing and isinstance(one, ast.Name) and one.id == "event"):
+                findings.append(source.at(node, "an event has a name that can be found"))
+    return names, findings
+
+
+def events_documented(text: str) -> set[str]:
+    """The names in the first column of the table of events."""
+    section = text.partition("\n## What a node says, and what to do\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
+def check_events(logged: set[str], documented: set[str]) -> list[str]:
+    """What is missing on either side."""
+    findings = [f"docs/operations.md does not say what the event {name} means" for name in sorted(logged - documented)]
+    return findings + [f"docs/operations.md explains {name}, which nothing logs" for name in sorted(documented - logged)]
+
+
+def test_operators_find_every_event_explained() -> None:
+    """Each event that a node can log has its row in docs/operations.md, and no row is left over."""
+    logged: set[str] = set()
+    findings: list[str] = []
+    for source in sources("raftkv", "cli"):
+        if source.part != "sim":  # its events are those of the core, and of a trace
+            names, unnamed = events_logged(source)
+            logged |= names
+            findings += unnamed
+    check(findings + check_events(logged, events_documented((ROOT / "docs/operations.md").read_text(encoding="utf-8"))))
+
+
+def test_an_event_without_a_row_is_noticed_however_it_is_logged() -> None:
+    """By a literal, by either of two, or through a function that is told the name; a name that is computed is a finding."""
+    text = '''
+def note(event): self._events.info(event)
+self.events.warning("one" if low else "two", reason=1)
+events.error("three")
+node.note("four")
+self._events.info(f"five_{n}")
+'''
+    names, unnamed = events_logged(Source("raftkv/x.py", text, ast.parse(text)))
+    assert names == {"one", "two", "three", "four"}
+    assert len(unnamed) == 1
+    table = "\n## What a node says, and what to do\n\n| event |\n|---|\n| `one`, `two` | `no` |\n| `three` | |\n\n## Next\n| `four` |\n"
+    assert events_documented(table) == {"one", "two", "three"}
+    assert len(check_events(names, {"one", "two", "three", "five"})) == 2

@@ -64,9 +64,11 @@ def chaos(
 ) -> None:
     """Torture clusters of real processes, and check that nothing acknowledged was lost and no answer was wrong.
 
-    Nodes are killed, paused, stopped, cut off, delayed, robbed of their state and of their disk space while clients record every answer.
-    The seed decides what is done; when exactly it happens is up to this machine, so the same seed does not give the same run twice. A
-    run that fails keeps its directory.
+    Nodes are killed, paused, stopped, cut off, delayed, robbed of their state and of their disk space, a byte of their log rots, and
+    their fsyncs fail, while clients record every answer. The seed decides what is done; when exactly it happens is up to this machine, so
+    the same seed does not give the same run twice. A run that fails keeps its directory.
+
+    What this machine does not allow is left out, and each run says so: filling a disk takes root on Linux, failing an fsync takes strace.
     """
     if context.invoked_subcommand is not None:
         return
@@ -127,6 +129,8 @@ def _text(report: Report, number: int, runs: int) -> str:
         f"run {number} of {runs}: seed {report.seed}, which decides the actions; their timing is this machine's",
         f"  actions: {_counts(report.actions)}",
     ]
+    if report.recoveries:
+        lines.append(f"  recoveries: {_counts(report.recoveries)}")
     if report.in_vain:
         lines.append(f"  found no victim: {_counts(report.in_vain)}")
     lines += [f"  skipped: {reason}" for reason in report.skipped]

@@ -6,7 +6,7 @@ Nothing here acts. A run without a finding has passed; a run that saw too little
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ from raftkv_cli.chaos.recording import judge
 
 ERROR_LEVELS = ("error", "critical")
 STUCK_SHOWN = 12
+FAILED_FSYNC = "Input/output error"
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
@@ -81,17 +82,54 @@ def _lost(evidence: Evidence) -> list[str]:
     return [f"{count} acknowledged writes, each of which {what}: {example[what]}" for what, count in wrong.items()]
 
 
-def errors_in_log(name: str, log: Path, expected: frozenset[str]) -> list[str]:
-    """The lines of a node's log (JSON lines) that should not be there: errors, but for the events `expected`, and what is no event."""
+class LogEvent(Struct, frozen=True):
+    """What is asked of a line of a node's log."""
+
+    event: str
+    level: str = ""
+    kind: str = ""
+    reason: str = ""
+    how: str = ""
+
+
+def read_log(log: Path) -> list[tuple[bytes, LogEvent | None]]:
+    """The lines of a node's log (JSON lines), each with its event; None for what is no event. Nothing of a node that never ran."""
+    return [(line, _event(line)) for line in log.read_bytes().splitlines()] if log.exists() else []
+
+
+def _event(line: bytes) -> LogEvent | None:
+    try:
+        return msgspec.json.decode(line, type=LogEvent)
+    except (ValueError, RecursionError):
+        return None
+
+
+def errors_in_log(name: str, log: Path, expected: Callable[[LogEvent], bool]) -> list[str]:
+    """The lines of a node's log that should not be there: errors, but those that are `expected`, and what is no event."""
     findings = []
-    if not log.exists():
-        return []
-    for line in log.read_bytes().splitlines():
-        try:
-            event = msgspec.json.decode(line, type=dict[str, object])
-        except (ValueError, RecursionError):
+    for line, event in read_log(log):
+        if event is None:
             findings.append(f"{name} logged {line.decode(errors='replace')[:300]}")
-            continue
-        if event.get("level") in ERROR_LEVELS and event.get("event") not in expected:
+        elif event.level in ERROR_LEVELS and not expected(event):
             findings.append(f"{name} logged {line.decode(errors='replace')[:1000]}")
     return findings
+
+
+def recoveries(log: Path) -> Counter[str]:
+    """What a node did about a disk that failed it, as far as its log tells, and how often."""
+    found: Counter[str] = Counter()
+    for _, event in read_log(log):
+        match event:
+            case LogEvent(event="log_repaired"):
+                found[f"log repaired: {event.how}"] += 1
+            case LogEvent(event="rot_forgotten"):
+                found["log cut behind the rot: the state held it"] += 1
+            case LogEvent(event="node_failed") if FAILED_FSYNC in event.reason:
+                found["stopped after a failed fsync"] += 1
+    return found
+
+
+def unnoticed_rot(name: str, log: Path, rotted: int) -> list[str]:
+    """A node finds each byte that rots when it starts, and says so."""
+    noticed = sum(event is not None and event.event == "rot_found" for _, event in read_log(log))
+    return [f"the log of {name} rotted {rotted} times, and it noticed {noticed} times"] if noticed < rotted else []

@@ -5,9 +5,10 @@ Who leads, and which nodes are up, is the cluster's doing at that moment, so two
 nodes that are in different states. Actions overlap now and then. What always holds:
 
 - Each action ends: what it did is undone after its time, or at the latest by `Nemesis.heal`.
-- No more nodes than a minority are without their state at a time: before another one loses it, the one before serves again.
+- No more nodes than a minority lack something that they had, their state or an entry of their log: before another one loses something, one
+  of those before must be whole again. No two logs are rotten at a time.
 - A node that something was done to is not a victim of another action that ends or pauses processes, but for the death of all.
-- Every action that was done is counted, also the ones that found no victim.
+- Every action that was done is counted, also the ones that found no victim; where more is known than that, `skipped` says why.
 
 A kind of action is a method of `Nemesis` that does it and returns how to undo it; the table `_acts` is all there is to know of them.
 """
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
 
+from raftkv.errors import StorageError
 from raftkv_cli.chaos.members import Members
 from raftkv_cli.chaos.proxy import Impairment, Links, Pair
 from raftkv_cli.chaos.small_disk import SmallDisk
@@ -59,6 +61,8 @@ class Kind(enum.StrEnum):
     TRANSFER = "transfer leadership"
     LOSE_STATE = "lose state"
     FILL_DISK = "fill disk"
+    ROT = "rot log"
+    FAIL_FSYNC = "fail fsync"
 
 
 class Action(Struct, frozen=True):
@@ -100,12 +104,20 @@ class Nemesis:
         self.counts: Counter[Kind] = Counter()
         self.in_vain: Counter[Kind] = Counter()
         """Actions for which no victim came."""
+        self.skipped: Counter[str] = Counter()
+        """Why no victim came, where that says something of the run."""
+        self.rotted: Counter[str] = Counter()
+        """How often the log of each node has rotted."""
         self._members = members
         self._links = links
         self._disk = disk
         self._on_disk = on_disk
         self._full = False
-        self._stateless: set[str] = set()
+        self._damaged: set[str] = set()
+        """The nodes that have lost something and may not have it again."""
+        self._rotten: str | None = None
+        self._why_not: str | None = None
+        """Why the action that was tried last found no victim."""
         self._undo: list[tuple[float, Undo]] = []
         leading, following = True, False
         self._acts: dict[Kind, Callable[[random.Random], Undo | None]] = {
@@ -127,6 +139,8 @@ class Nemesis:
             Kind.TRANSFER: self._transfer,
             Kind.LOSE_STATE: self._lose_state,
             Kind.FILL_DISK: self._fill_disk,
+            Kind.ROT: self._rot,
+            Kind.FAIL_FSYNC: self._fail_fsync,
         }
 
     # Running.
@@ -140,6 +154,8 @@ class Nemesis:
                 self._wait(time.monotonic() + POLL_SECONDS)
             if not done:
                 self.in_vain[action.kind] += 1
+                if self._why_not is not None:
+                    self.skipped[f"{action.kind}: {self._why_not}"] += 1
             self._wait(min(time.monotonic() + action.pause_s, end))
             if time.monotonic() >= end:
                 return
@@ -148,6 +164,7 @@ class Nemesis:
 
     def act(self, action: Action) -> bool:
         """Do one thing, which `run` or `heal` undoes. False if there is no victim for it now."""
+        self._why_not = None
         undo = self._acts[action.kind](random.Random(action.choice))
         if undo is not None:
             self.counts[action.kind] += 1
@@ -233,7 +250,7 @@ class Nemesis:
 
     def _stop(self, rng: random.Random, leading: bool) -> Undo | None:
         name = self._victim(rng, leading)
-        if name is None or self._members.status(name) is None:  # a process that has just begun is ended by SIGTERM as any other
+        if name is None:
             return None
         self._members.ask_to_stop(name)
         return lambda: self._members.has_stopped(name) and self._start(name)
@@ -295,22 +312,65 @@ class Nemesis:
 
     # Disks.
 
-    def _lose_state(self, rng: random.Random) -> Undo | None:
+    def _may_lose(self) -> list[str]:
+        """The nodes of which each may lose something now."""
         members = self._members
-        self._stateless = {name for name in self._stateless if not members.serves(name)}
+        self._damaged = {name for name in self._damaged if not members.is_whole(name)}
+        if self._rotten not in self._damaged:
+            self._rotten = None
         names = [name for name in members.up if not self._spared(name)]
-        if len(self._stateless) >= (len(members.names) - 1) // 2:
-            names = [name for name in names if name in self._stateless]
+        if len(self._damaged) >= (len(members.names) - 1) // 2:
+            names = [name for name in names if name in self._damaged]
+        return names
+
+    def _lose_state(self, rng: random.Random) -> Undo | None:
+        names = self._may_lose()
         if not names:
             return None
         name = rng.choice(names)
-        members.kill(name)
-        members.lose_state(name)
-        self._stateless.add(name)
+        self._members.kill(name)
+        self._members.lose_state(name)
+        self._damaged.add(name)
         return lambda: self._start(name)
 
+    def _rot(self, rng: random.Random) -> Undo | None:
+        members = self._members
+        may_lose = self._may_lose()
+        if self._rotten is not None:
+            self._why_not = f"the log of {self._rotten} was not whole again yet"
+            return None
+        names = [name for name in may_lose if members.may_rot(name)]
+        if not names:
+            what = "no node that might had a closed segment with entries that count" if may_lose else "too many nodes lacked something"
+            self._why_not = what
+            return None
+        name = rng.choice(names)
+        members.kill(name)
+        try:
+            index = members.rot(name, rng)
+        except StorageError as error:
+            index, self._why_not = None, f"the log of {name} could not be read: {error}"
+        else:
+            self._why_not = f"the log of {name} had been cut before it could rot"
+        if index is None:
+            members.start(name)
+            return None
+        self._damaged.add(name)
+        self._rotten = name
+        self.rotted[name] += 1
+        return lambda: self._start(name)
+
+    def _fail_fsync(self, rng: random.Random) -> Undo | None:
+        names = [name for name in self._members.up if not self._spared(name) and self._members.serves(name)]
+        if not names:
+            return None
+        name = rng.choice(names)
+        self._members.fail_fsync(name)
+        return lambda: self._members.has_failed(name) and self._start(name)
+
     def _fill_disk(self, rng: random.Random) -> Undo | None:
-        if self._full or self._disk.problem is not None or not self._members.serves(self._on_disk):
+        members, name = self._members, self._on_disk
+        if self._full or self._disk.problem is not None or name not in members.up or not members.serves(name):
             return None
         self._disk.fill(rng.randint(0, MAX_LEFT_BYTES))
         self._full = True

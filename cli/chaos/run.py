@@ -19,7 +19,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from raftkv.sim.linearizability import Call
-from raftkv_cli.chaos.judgement import Evidence, errors_in_log, judged
+from raftkv_cli.chaos import failing_fsync
+from raftkv_cli.chaos.judgement import FAILED_FSYNC, Evidence, LogEvent, errors_in_log, judged, recoveries, unnoticed_rot
 from raftkv_cli.chaos.members import Members
 from raftkv_cli.chaos.nemesis import Action, Kind, Nemesis, draw
 from raftkv_cli.chaos.proxy import Links
@@ -35,9 +36,8 @@ SETTLE_SECONDS = 45.0
 """How long a healed cluster may take until every node answers and all hold the same."""
 WRITERS = 2
 READ_BATCH = 200
-NODE_OPTIONS = ("--compact-entries", "1000", "--log-format", "json")
+NODE_OPTIONS = ("--compact-entries", "3000", "--log-format", "json")
 """The log is cut often, so that nodes that were away or lost their state need snapshots."""
-EXPECTED_ON_FULL_DISKS = frozenset({"store_disk_full"})
 HISTORY_FILE = "history.jsonl"
 
 
@@ -52,12 +52,14 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """What came of a run. `operations` counts those of the recording clients by what became of them; `findings` say why it failed."""
+    """What came of a run. `operations` counts those of the recording clients by what became of them, `recoveries` what nodes did about
+    disks that failed them; `findings` say why it failed."""
 
     seed: int
     ok: bool
     seconds: float
     actions: dict[str, int]
+    recoveries: dict[str, int]
     in_vain: dict[str, int]
     skipped: list[str]
     operations: dict[str, int]
@@ -97,6 +99,7 @@ class Run:
         self._found: dict[str, list[bytes | None]] = {}
         self._settled_ms: float | None = None
         self._skipped: list[str] = []
+        self._recoveries: Counter[str] = Counter()
 
     def run(self) -> Report:
         """Run and judge."""
@@ -142,6 +145,10 @@ class Run:
         if self._disk.problem is not None:
             kinds.remove(Kind.FILL_DISK)
             self._skipped.append(f"{Kind.FILL_DISK}: {self._disk.problem}")
+        no_strace = failing_fsync.why_not()
+        if no_strace is not None:
+            kinds.remove(Kind.FAIL_FSYNC)
+            self._skipped.append(f"{Kind.FAIL_FSYNC}: {no_strace}")
         with self._clients as clients, self._writers:
             began = time.monotonic()
             nemesis.run(draw(settings.seed, kinds) if self._actions is None else self._actions, settings.seconds)
@@ -179,10 +186,12 @@ class Run:
             wait_until(f"{name} to stop", partial(members.has_stopped, name), SETTLE_SECONDS)
 
     def _read_logs(self, nodes: Nodes) -> None:
-        filled = self._nemesis is not None and self._nemesis.counts[Kind.FILL_DISK] > 0
-        expected = EXPECTED_ON_FULL_DISKS if filled else frozenset()
+        done, rotted = (Counter[Kind](), Counter[str]()) if self._nemesis is None else (self._nemesis.counts, self._nemesis.rotted)
         for spec in nodes.specs:
-            self.nodes_findings += errors_in_log(spec.name, nodes.log_path(spec.name), expected)
+            log = nodes.log_path(spec.name)
+            self.nodes_findings += errors_in_log(spec.name, log, lambda event: is_provoked(event, done))
+            self.nodes_findings += unnoticed_rot(spec.name, log, rotted[spec.name])
+            self._recoveries += recoveries(log)
 
     # The end.
 
@@ -212,8 +221,9 @@ class Run:
             ok=ok,
             seconds=round(self._tortured_s, 1),
             actions=_by_name(nemesis.counts if nemesis else {}),
+            recoveries=dict(sorted(self._recoveries.items())),
             in_vain=_by_name(nemesis.in_vain if nemesis else {}),
-            skipped=self._skipped,
+            skipped=self._skipped + [f"{reason} ({count})" for reason, count in (nemesis.skipped if nemesis else {}).items()],
             operations=dict(sorted((clients.counts if clients else Counter()).items())),
             operations_per_second=round(self._answered / seconds, 1),
             unique_writes=len(acknowledged),
@@ -230,6 +240,18 @@ class Run:
         if self._writers is not None:
             times += [moment for writer in self._writers.writers for moment in writer.times]
         return max(((later - earlier) * 1000 for earlier, later in pairwise(sorted(times))), default=0.0)
+
+
+def is_provoked(event: LogEvent, done: Counter[Kind]) -> bool:
+    """Whether an error is what a node has to say about what was done to it."""
+    match event.event:
+        case "store_disk_full":
+            return done[Kind.FILL_DISK] > 0
+        case "log_rotten":
+            return done[Kind.ROT] > 0
+        case "node_failed":
+            return done[Kind.FAIL_FSYNC] > 0 and event.kind == "StorageError" and FAILED_FSYNC in event.reason
+    return False
 
 
 def _by_name(counts: Counter[Kind] | dict[Kind, int]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from typing import Final
 
 from xxhash import xxh3_64_digest
 
-from raftkv.kv.rows import ELEMENTS, Value
+from raftkv.kv.rows import ELEMENTS, Value, cut_off
 
 NUMBER_BYTES: Final = 12
 PREFIX_BYTES: Final = 1 + NUMBER_BYTES
@@ -70,6 +70,8 @@ def number_of(revision: int, ordinal: int) -> bytes:
 
 def decode_collection(key: bytes, value: Value) -> Collection:
     """The collection that `value` describes."""
+    if len(value.data) != _VALUE.size:
+        cut_off(value.data)
     number, count, first = _VALUE.unpack(value.data)
     return Collection(key, value.type, number, count, first, value.expiry_ms)
 

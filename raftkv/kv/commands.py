@@ -20,10 +20,12 @@ from raftkv.errors import ProtocolError
 from raftkv.kv import connection_commands, key_commands, space_commands, string_commands
 from raftkv.kv.arguments import printable
 from raftkv.kv.command import MAX_KEY_BYTES, Command, ConnectionCommand, Kind, Read, Spec, Write
+from raftkv.kv.nesting import nested_deeper
 from raftkv.kv.replies import CommandError, fail
 
 __all__ = [
     "MAX_KEY_BYTES",
+    "MAX_NESTING",
     "SPECS",
     "Command",
     "CommandError",
@@ -37,6 +39,7 @@ __all__ = [
     "encode_commands",
     "find_spec",
     "keys_of",
+    "may_enter_log",
     "parse_request",
 ]
 
@@ -56,6 +59,10 @@ _BY_SPELLING: Final[dict[bytes, Spec]] = {
 }
 
 _Command = TypeVar("_Command", bound=Command)
+
+MAX_NESTING: Final = 16
+"""How many levels of arrays encoded writes may have in the log. Those of today have three (the list, a command, its keys); a newer
+program may have more in fields that this one skips. Any stack allows many times as many."""
 
 _SHOWN_BYTES: Final = 128
 """How much of an unknown command, and of its arguments together, its error shows."""
@@ -135,12 +142,26 @@ def decode_writes(data: bytes) -> list[Write]:
     Raises:
         ProtocolError: there is something else in `data`.
         RecursionError: `data` is nested deeper than the stack allows. How deep that is differs between processes, so a replica must
-            not make a reply of it.
+            not make a reply of it; `may_enter_log` keeps it out of the log.
     """
     try:
         return _write_decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProtocolError(f"encoded writes cannot be read: {error}") from error
+
+
+def may_enter_log(data: bytes) -> bool:
+    """Whether writes that another node has encoded are nested as shallowly as every replica can read.
+
+    Whatever else is wrong with `data`, all replicas find it alike. What this program would have written itself is known to be shallow,
+    and that is told fastest by writing it again.
+    """
+    try:
+        if _encoder.encode(_write_decoder.decode(data)) == data:
+            return True
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass  # looked at below
+    return not nested_deeper(data, MAX_NESTING)
 
 
 def _refuse_key() -> NoReturn:

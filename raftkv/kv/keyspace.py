@@ -35,6 +35,7 @@ from raftkv.kv.rows import (
     VALUES,
     VALUES_END,
     Value,
+    cut_off,
     decode_expiry_key,
     decode_header,
     decode_value,
@@ -125,6 +126,8 @@ class Values:
         row = self.row(VALUES + xxh3_64_digest(key) + key)
         if row is None:
             return None
+        if len(row) < HEADER_BYTES:
+            cut_off(row)
         kind, _, _, expiry_ms = HEADER.unpack_from(row)
         if 0 < expiry_ms < self.clock_ms:
             return None

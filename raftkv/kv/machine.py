@@ -3,7 +3,7 @@
 What always holds:
 
 * Applying an entry is one atomic write: values, expiry index, sessions, stored replies and what the machine knows of itself (index,
-  term, clock, digest, version) go to the store together or not at all. What is in memory follows the store, never the other way.
+  term, clocks, digest, version) go to the store together or not at all. What is in memory follows the store, never the other way.
 * The state after an entry is a function of the state before it and of the entry: no clock but the log's, no randomness, no setting.
 * A command that fails leaves nothing behind, and its error is the same on every replica. An error of the machine underneath (disk,
   memory) is never a reply: it goes up, nothing is applied, and the node stops.
@@ -39,16 +39,18 @@ MACHINE_VERSION: Final = 1
 
 STATE_FORMAT: Final = 1
 
-_STATE = struct.Struct(">HQQQI16s")
-_ABOUT = struct.Struct("<QQQI")
+_STATE = struct.Struct(">HQQQQI16s")
+_ABOUT = struct.Struct("<QQQQI")
 
 
 class Position(Struct, frozen=True):
-    """Where a state stands in the log. `configuration` is the encoded configuration in force there, None when it has none yet."""
+    """Where a state stands in the log. `clock_ms` is the log's clock there, `sessions_ms` that of the sessions. `configuration` is the
+    encoded configuration in force there, None when it has none yet."""
 
     index: int
     term: int
     clock_ms: int
+    sessions_ms: int
     version: int
     digest: bytes
     configuration: bytes | None
@@ -78,15 +80,15 @@ def read_position(rows: Rows) -> Position:
     """
     row = rows.get(STATE_ROW)
     if row is None:
-        return Position(0, 0, 0, MACHINE_VERSION, digests.EMPTY, None)
+        return Position(0, 0, 0, 0, MACHINE_VERSION, digests.EMPTY, None)
     if row[:2] != STATE_FORMAT.to_bytes(2, "big"):
         raise UnknownFormat(
             f"upgrade raftkv: the state is in format {int.from_bytes(row[:2], 'big')}, this raftkv knows {STATE_FORMAT}"
         )
     if len(row) != _STATE.size:
         raise StateDamaged("the state does not say where it stands; restart the node, and it is fetched from another one")
-    _, index, term, clock_ms, version, digest = _STATE.unpack(row)
-    return Position(index, term, clock_ms, version, digest, rows.get(CONFIGURATION_ROW))
+    _, index, term, clock_ms, sessions_ms, version, digest = _STATE.unpack(row)
+    return Position(index, term, clock_ms, sessions_ms, version, digest, rows.get(CONFIGURATION_ROW))
 
 
 class KvMachine:
@@ -183,7 +185,7 @@ class KvMachine:
         kept = 0 if known is None else sum(max(min(a + n, first + count) - max(a, first), 0) for a, n in known.groups)
         if kept != count:
             return None
-        return SessionChanges(self._sessions, self._store, self.clock_ms).kept(session, first, count)
+        return SessionChanges(self._sessions, self._store, self._position.sessions_ms).kept(session, first, count)
 
     # Applying.
 
@@ -207,7 +209,8 @@ class KvMachine:
         clock_ms = max(self.clock_ms, min(batch.stamp_ms, MAX_MS))
         version = max(self.machine_version, batch.machine_version)
         changes = Changes(self._store, index, clock_ms, version, self._collections)
-        sessions = SessionChanges(self._sessions, self._store, clock_ms)
+        sessions_ms = self._sessions.clock_after(self._position.sessions_ms, clock_ms - self.clock_ms)
+        sessions = SessionChanges(self._sessions, self._store, sessions_ms)
         due = self._first_due_ms is not None and self._first_due_ms < clock_ms
         if due:
             delete_due(changes, self._store)
@@ -215,7 +218,7 @@ class KvMachine:
         groups = [_apply_group(group, changes, sessions, faults) for group in batch.groups]
         sessions.forget_aged()
         changes.rows.update(sessions.rows)
-        self._commit(index, term, clock_ms, version, changes.rows, changes.ranges)
+        self._commit(index, term, clock_ms, sessions_ms, version, changes.rows, changes.ranges)
         sessions.commit()
         self._collections = changes.collections
         self._note_expiries(changes, due)
@@ -229,7 +232,7 @@ class KvMachine:
         """
         self._check_index(index)
         writes: Writes = {} if configuration is None else {CONFIGURATION_ROW: configuration}
-        self._commit(index, term, self.clock_ms, self.machine_version, writes, ())
+        self._commit(index, term, self.clock_ms, self._position.sessions_ms, self.machine_version, writes, ())
 
     def _decode(self, index: int, payload: bytes) -> Batch:
         self._check_index(index)
@@ -246,13 +249,15 @@ class KvMachine:
         if index != self.applied_index + 1:
             raise InvariantBroken(f"entry {index} came to be applied after entry {self.applied_index}")
 
-    def _commit(self, index: int, term: int, clock_ms: int, version: int, writes: Writes, cleared: Ranges) -> None:
+    def _commit(
+        self, index: int, term: int, clock_ms: int, sessions_ms: int, version: int, writes: Writes, cleared: Ranges
+    ) -> None:
         before = self._position
-        digest = digests.advance(before.digest, _ABOUT.pack(index, term, clock_ms, version), cleared, writes)
+        digest = digests.advance(before.digest, _ABOUT.pack(index, term, clock_ms, sessions_ms, version), cleared, writes)
         configuration = writes.get(CONFIGURATION_ROW, before.configuration)
-        writes[STATE_ROW] = _STATE.pack(STATE_FORMAT, index, term, clock_ms, version, digest)
+        writes[STATE_ROW] = _STATE.pack(STATE_FORMAT, index, term, clock_ms, sessions_ms, version, digest)
         self._store.write(writes, cleared)
-        self._position = Position(index, term, clock_ms, version, digest, configuration)
+        self._position = Position(index, term, clock_ms, sessions_ms, version, digest, configuration)
         self.digest_ring.add(index, digest)
 
     def _note_expiries(self, changes: Changes, deleted: bool) -> None:

@@ -24,9 +24,11 @@ This module knows bytes only. docs/formats-state.md describes the same for peopl
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from xxhash import xxh3_64_digest
+
+from raftkv.errors import StateDamaged
 
 VALUES = b"k"
 VALUES_END = b"l"
@@ -105,14 +107,27 @@ def header(kind: int, revision: int, expiry_ms: int) -> bytes:
 
 def decode_value(row: bytes) -> Value:
     """Take a value row apart."""
+    if len(row) < HEADER_BYTES:
+        cut_off(row)
     kind, _, revision, expiry_ms = HEADER.unpack_from(row)
     return Value(kind, revision, expiry_ms, row[HEADER_BYTES:])
 
 
 def decode_header(row: bytes) -> tuple[int, int]:
     """(type, expiry_ms) of a value row, without copying the value."""
+    if len(row) < HEADER_BYTES:
+        cut_off(row)
     kind, _, _, expiry_ms = HEADER.unpack_from(row)
     return kind, expiry_ms
+
+
+def cut_off(row: bytes) -> NoReturn:
+    """Refuse a row that is shorter than what was written: it is never an answer, which would be that of this replica alone.
+
+    Raises:
+        StateDamaged: always.
+    """
+    raise StateDamaged(f"a row of the state has {len(row)} bytes, too few for what it is; restart the node, and the state is fetched anew")
 
 
 def expiry_key(due_ms: int, key: bytes) -> bytes:

@@ -4,9 +4,15 @@ A session numbers its commands from 1. The state remembers of each session the l
 has not yet said it received, so that a group sent again is answered with what it was answered before. Groups arrive in order or
 are refused: nothing is ever applied after a gap.
 
-What always holds: the table depends on nothing but the entries of the log. A session ages by the log's clock, is never forgotten
-by the batch that uses it, and when there are too many the one unused for longest goes. The table in memory mirrors the rows and
-changes only after they are in the store.
+What always holds: the table depends on nothing but the entries of the log. A session is never forgotten by the batch that uses it,
+and when there are too many the one unused for longest goes. The table in memory mirrors the rows and changes only after they are in
+the store.
+
+Sessions age by a clock of their own. The log's clock follows the wall clocks of a majority, and jumps when they do: a session must
+not grow old in one step between a command and its retry, which would then open it again and count twice. So the sessions' clock
+advances as the log's does, but in one batch by `Limits.advance_ms` at most, and what a jump has beyond that it never makes up for. It
+begins at 0 and tells no time of day. Where batches are rarer than that, sessions live longer than their age, which harms nobody: their
+number is bounded.
 
 Commands are not known here: they are counted.
 """
@@ -40,7 +46,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Bounds on what sessions take. They are rules of the machine, the same on every node: a change needs a new machine version."""
 
     age_ms: int = 3_600_000
-    """A session not used for so long is forgotten."""
+    """A session not used for so long, by the sessions' clock, is forgotten."""
+    advance_ms: int = 10_000
+    """The most that one batch advances the sessions' clock: far less than `age_ms`, so that a jump of the log's clock, which takes a new
+    leader each time, makes no session old; and more than what lies between two batches of a cluster that has something to do."""
     sessions: int = 10_000
     groups: int = 1024
     """Groups of one session whose replies are kept; the oldest go first."""
@@ -55,7 +64,7 @@ LIMITS: Final = Limits()
 
 class Session(Struct, frozen=True):
     """One session: `last` is the last command applied, `floor` the last whose reply has arrived, `used_ms` when it was used last by
-    the log's clock. `groups` says which replies are kept, as (first, count), in order."""
+    the sessions' clock. `groups` says which replies are kept, as (first, count), in order."""
 
     last: int
     floor: int
@@ -86,6 +95,10 @@ class Sessions:
         found.sort(key=lambda item: item[:2])
         self.table: OrderedDict[bytes, Session] = OrderedDict((name, session) for _, name, session in found)
 
+    def clock_after(self, clock_ms: int, passed_ms: int) -> int:
+        """What the sessions' clock shows after a batch that advances the log's clock by `passed_ms`, if it showed `clock_ms` before."""
+        return clock_ms + min(passed_ms, self.limits.advance_ms)
+
     def last(self, session: bytes) -> int | None:
         """The newest command of `session` that has been applied; None when the session is not known."""
         known = self.table.get(session)
@@ -98,7 +111,7 @@ class SessionChanges:
     Args:
         sessions: the table before the batch.
         store: the rows before the batch.
-        clock_ms: the log's clock for this batch.
+        clock_ms: the sessions' clock for this batch.
     """
 
     def __init__(self, sessions: Sessions, store: Rows, clock_ms: int) -> None:

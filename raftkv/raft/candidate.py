@@ -80,12 +80,16 @@ class PreCandidate(_Campaign):
         self._insistent = insistent
 
     def start(self) -> None:
-        """Ask everybody, this node included. What was answered before counts no more: a majority has to be without the leader at the
-        same time."""
+        """Ask everybody, this node included. What was asked before counts no more, whether the answer has come or is still to come: a
+        majority has to be without the leader at the same time."""
         raft = self._raft
+        log = raft.log
         self._votes.clear()
+        raft.pre_vote_round += 1
         for voter in sorted(raft.view.voting):
-            raft.send(PreVote(raft.node, voter, raft.term, raft.incarnation, raft.term + 1, raft.log.last, raft.log.last_term))
+            raft.send(
+                PreVote(raft.node, voter, raft.term, raft.incarnation, raft.term + 1, log.last, log.last_term, raft.pre_vote_round)
+            )
 
     def tick(self) -> None:
         """The timeout. Until then, if insistent, ask again with each heartbeat's time."""
@@ -101,7 +105,7 @@ class PreCandidate(_Campaign):
                 self._raft.become_candidate(transfer=True)
             else:
                 self._raft.dropped["not for a pre-candidate"] += 1
-        elif message.campaign_term != self._raft.term + 1:
+        elif message.campaign_term != self._raft.term + 1 or message.round != self._raft.pre_vote_round:
             self._raft.dropped["vote of another election"] += 1
         else:
             match self.count(message):

@@ -22,18 +22,21 @@ class MessageBase(Struct, frozen=True, array_like=True, gc=False):
 
 
 class PreVote(MessageBase, frozen=True, array_like=True, gc=False, tag=1):
-    """Would you vote for me in `campaign_term`? Changes no state at the receiver (thesis, section 9.6)."""
+    """Would you vote for me in `campaign_term`? Changes no state at the receiver (thesis, section 9.6). `round` numbers the times that
+    the sender's process has asked, from 1 on."""
 
     campaign_term: Term
     last_index: Index
     last_term: Term
+    round: int = 0
 
 
 class PreVoteResponse(MessageBase, frozen=True, array_like=True, gc=False, tag=2):
-    """Answer to a `PreVote` for `campaign_term`; `term` is the voter's own."""
+    """Answer to the `PreVote` of `round` for `campaign_term`; `term` is the voter's own."""
 
     campaign_term: Term
     granted: bool
+    round: int = 0
 
 
 class Vote(MessageBase, frozen=True, array_like=True, gc=False, tag=3):

@@ -75,6 +75,8 @@ class Raft:
         self.rng = rng
         self.dropped: Counter[str] = Counter()
         self.ticks = 0
+        self.pre_vote_round = 0
+        """How often this process has asked for PreVotes: the number of the newest round."""
         self._term: Term = max(stored.hard_state.term, stored.last.term)
         self._vote: NodeId | None = stored.hard_state.vote if self._term == stored.hard_state.term else None
         self._durable_term: Term = stored.hard_state.term
@@ -537,7 +539,9 @@ class Raft:
         granted = message.campaign_term > self._term and self._would_vote_for(
             message.sender, message.incarnation, message.last_index, message.last_term
         )
-        self.send(PreVoteResponse(self.node, message.sender, self._term, self.incarnation, message.campaign_term, granted))
+        self.send(
+            PreVoteResponse(self.node, message.sender, self._term, self.incarnation, message.campaign_term, granted, message.round)
+        )
 
     def _answer_vote(self, message: Vote) -> None:
         granted = (

@@ -12,7 +12,6 @@ import contextlib
 import gc
 import random
 import secrets
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -22,18 +21,7 @@ from typing import TypeVar
 import structlog
 
 from raftkv.codec.handshake import Hello
-from raftkv.codec.peer import (
-    EntriesFound,
-    EntriesWant,
-    ForwardReads,
-    ForwardWrites,
-    Health,
-    ReadAnswers,
-    ReadsRefused,
-    Transfer,
-    Value,
-    WritesRefused,
-)
+from raftkv.codec.peer import Health, Transfer, Value
 from raftkv.errors import (
     InvalidRequest,
     InvalidSettings,
@@ -50,7 +38,6 @@ from raftkv.kv.machine import KvMachine
 from raftkv.raft import Raft, Role
 from raftkv.raft.config import Config
 from raftkv.raft.types import Member, NodeId
-from raftkv.repair import answer
 from raftkv.replica import Replica, ReplicaSettings
 from raftkv.router.ports import RouterSettings
 from raftkv.router.router import Router
@@ -62,15 +49,16 @@ from raftkv.server.peers import Facts, PeerNetwork
 from raftkv.server.repairing import RepairPhase
 from raftkv.server.settings import Address, NodeSettings
 from raftkv.server.status import Reporter
-from raftkv.startup import forget_rot, other_members, snapshot_meta_of, stored_state
+from raftkv.server.stop_signals import STOP_SIGNALS, let_through
+from raftkv.startup import open_log, open_rotten, open_state, other_members, snapshot_meta_of, stored_state, with_room
 from raftkv.storage.checkpoint import StateDirectory
-from raftkv.storage.damage import damage, note_damage, set_aside
+from raftkv.storage.damage import note_damage
 from raftkv.storage.disk import OsDisk
 from raftkv.storage.identity import Identity, cluster_id, create_identity, draw_incarnation, load_identity
-from raftkv.storage.rotten import RottenLog
 from raftkv.storage.store import RocksEngine
 from raftkv.storage.wal import Wal, WalSettings
 from raftkv.storage.writer import LogThread
+from raftkv.turns import Turns
 
 _Result = TypeVar("_Result")
 
@@ -84,7 +72,6 @@ RESERVE_BYTES = 48 << 20
 ahead."""
 
 WAL_SETTINGS = WalSettings(segment_bytes=32 << 20)
-_FOR_ROUTER = (ForwardWrites, WritesRefused, ForwardReads, ReadAnswers, ReadsRefused)
 
 
 def monotonic_ms() -> int:
@@ -129,8 +116,6 @@ class Node:
         self._failure: BaseException | None = None
         self._stopping = False
         self._work_due = False
-        self._ticks = 0
-        self._ticked_ms = monotonic_ms()
         self._calm = False
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="raftkv-work")
         self._read_pool = ThreadPoolExecutor(READ_WORKERS, thread_name_prefix="raftkv-read")
@@ -142,9 +127,10 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._loop.set_exception_handler(self._unhandled)
-        for name in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             with contextlib.suppress(NotImplementedError):
-                self._loop.add_signal_handler(name, self._stop.set)
+                self._loop.add_signal_handler(number, self._stop.set)
+        let_through()
         if self._settings.stop_at_end_of_input:
             when_input_ends(self._input_ended)
         if not await self._open_log():
@@ -171,11 +157,12 @@ class Node:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         self._disk = disk = OsDisk(settings.data_dir)
         try:
-            self._wal = Wal.open(disk, WAL_SETTINGS)
+            self._wal = open_log(disk, WAL_SETTINGS, self._events)
         except Rotten as rotten:
+            self._events.warning("rot_found", what=str(rotten))
             if not await self._repair(rotten):
                 return False
-            self._wal = Wal.open(disk, WAL_SETTINGS)
+            self._wal = open_log(disk, WAL_SETTINGS, self._events)
         for what in self._wal.passed:
             self._events.warning("rot_ignored", what=what)
         identity = load_identity(disk)
@@ -195,12 +182,9 @@ class Node:
         if identity is None:
             raise rotten
         self._own(identity)
-        log = RottenLog.open(self._disk, WAL_SETTINGS)
-        state, machine = self._open_state(self._disk)
-        try:
-            forget_rot(log, machine, state.fenced)
-        finally:
-            state.close()
+        log = open_rotten(self._disk, WAL_SETTINGS, self._open_state, self._events)
+        if not log.needed:
+            self._events.info("rot_forgotten", begin=log.begin.index)
         members = other_members(log, identity)
         if not log.needed or not members:
             log.close()
@@ -233,10 +217,9 @@ class Node:
 
     def _open(self) -> None:
         settings, identity = self._settings, self._identity
-        disk = self._disk
-        state, machine = self._open_state(disk)
+        state, machine = self._open_state()
         self._state = state
-        stored = stored_state(identity, self._wal, machine, state.fenced)
+        stored = with_room(state.give_up_damaged, lambda: stored_state(identity, self._wal, machine, state.fenced), self._events)
         if stored.fenced is not None:
             self._events.warning("state_lost", reason=stored.fenced, log_begin=stored.snapshot.index, applied=machine.applied_index)
         if stored.suspect is not None:
@@ -274,21 +257,11 @@ class Node:
             "node_opened", applied=machine.applied_index, last=stored.last.index, term=raft.term, members=list(raft.view.nodes)
         )
 
-    def _open_state(self, disk: OsDisk) -> tuple[StateDirectory, KvMachine]:
-        """The state, or an empty one in the place of one that is damaged: the log and the other nodes have it."""
-        reason = damage(disk)
-        if reason is None:
-            state: StateDirectory | None = None
-            try:
-                state = StateDirectory(disk, RocksEngine(self._settings.data_dir), snapshot_meta_of)
-                return state, KvMachine(state.store)
-            except StateDamaged as error:
-                reason = str(error)
-                if state is not None:
-                    state.close()
-        self._events.error("state_damaged", reason=reason, kept_in=set_aside(disk))
-        state = StateDirectory(disk, RocksEngine(self._settings.data_dir), snapshot_meta_of)
-        return state, KvMachine(state.store)
+    def _open_state(self) -> tuple[StateDirectory, KvMachine]:
+        def directory() -> StateDirectory:
+            return StateDirectory(self._disk, RocksEngine(self._settings.data_dir), snapshot_meta_of)
+
+        return open_state(self._disk, directory, KvMachine, self._events)
 
     def _new_identity(self) -> Identity:
         settings = self._settings
@@ -328,6 +301,18 @@ class Node:
             _Operations(self),
         )
         self._replica.attach(self._router)
+        tuning = settings.tuning
+        self._turns = Turns(
+            self._replica,
+            self._router,
+            self._clock,
+            self._wal,
+            self,
+            wall_ms,
+            self._transfer_asked,
+            tick_ms=tuning.tick_ms,
+            heartbeat_ticks=tuning.heartbeat_ticks,
+        )
         self._clients.sink = self._router
         self._reporter.attach(self._replica, self._network, self._clients, self._log)
 
@@ -350,54 +335,30 @@ class Node:
         if settings.admin is not None:
             await self._admin.listen(settings.admin)
         self._events.info("node_listening", client=str(settings.client), peer=str(settings.peer))
-        self._ticked_ms = monotonic_ms()
+        self._turns.begin(monotonic_ms())
         gc.freeze()
         self.wake()
 
     # Running.
 
     def _tick(self) -> None:
-        self._guarded(self._pass_time, monotonic_ms())
+        self._guarded(self._turns.pass_time, monotonic_ms())
         if not self._stopping:
             self._tick_later()
 
     def _tick_later(self) -> None:
         """Come back for the next tick; in calm times only when a heartbeat is due, because what an idle node costs is its waking up.
         Whatever happens meanwhile passes the time first."""
-        tuning = self._settings.tuning
         self._calm = self._replica.calm
-        ticks = tuning.heartbeat_ticks - self._ticks if self._calm else 1
-        due_ms = self._ticked_ms + ticks * tuning.tick_ms
+        due_ms = self._turns.due_ms(calm=self._calm)
         self._ticking = self._loop.call_later(max(due_ms - monotonic_ms(), 1) / 1000, self._tick)
-
-    def _pass_time(self, now_ms: int) -> None:
-        """Give the core as many ticks as time has passed, also after a pause: a leader that slept must know it before it answers."""
-        tuning = self._settings.tuning
-        ticks = (now_ms - self._ticked_ms) // tuning.tick_ms
-        if ticks < 1:
-            return
-        self._ticked_ms += ticks * tuning.tick_ms
-        self._ticks += ticks
-        for _ in range(min(ticks, 2 * tuning.election_ticks)):
-            self._replica.tick()
-        if self._ticks >= self._settings.tuning.heartbeat_ticks:
-            self._ticks = 0
-            self._clock.observe(self._identity.node, wall_ms(), now_ms)
-            self._router.tick(now_ms)
-            self.wake()
 
     def _work(self) -> None:
         self._work_due = False
         self._guarded(self._advance)
 
     def _advance(self) -> None:
-        now_ms = monotonic_ms()
-        self._pass_time(now_ms)
-        self._replica.pump(now_ms)
-        self._router.flush(now_ms)
-        if self._replica.raft.has_ready():
-            self._replica.pump(now_ms)
-            self._router.flush(now_ms)
+        self._turns.work(monotonic_ms())
         if self._calm and not self._replica.calm:
             self._ticking.cancel()
             self._tick_later()
@@ -491,28 +452,12 @@ class Node:
 
     def _take(self, node: NodeId, value: Value) -> None:
         now_ms = monotonic_ms()
-        self._pass_time(now_ms)
-        if isinstance(value, _FOR_ROUTER):
-            self._router.received(node, value, now_ms)
-        elif isinstance(value, EntriesWant):
-            self._answer(node, value)
-        elif isinstance(value, Transfer):
-            with contextlib.suppress(Refused, InvalidRequest):  # who asked sees that nothing changed
-                self._replica.transfer_leadership(value.to or None)
-        else:
-            self._replica.receive(node, value)
-        self.wake()
+        self._turns.pass_time(now_ms)
+        self._turns.take(node, value, now_ms)
 
-    def _answer(self, node: NodeId, want: EntriesWant) -> None:
-        """A node whose log is rotten asks for entries."""
-        leads, term = self._replica.vouches, self._replica.raft.term
-
-        def answered(result: EntriesFound | BaseException) -> None:
-            if isinstance(result, BaseException):
-                raise result
-            self.send(node, result)
-
-        self.background(lambda: answer(self._wal, want, leads=leads, term=term), answered)
+    def _transfer_asked(self, to: NodeId | None) -> None:
+        with contextlib.suppress(Refused, InvalidRequest):  # who asked sees that nothing changed
+            self._replica.transfer_leadership(to)
 
     def _heard(self, node: NodeId, health: Health) -> None:
         self._clock.observe(node, health.wall_ms, monotonic_ms())
@@ -526,7 +471,7 @@ class Node:
 
     def _peer_disconnected(self, node: NodeId) -> None:
         self._reporter.forget(node)
-        self._guarded(self._pass_time, monotonic_ms())
+        self._guarded(self._turns.pass_time, monotonic_ms())
         self._guarded(self._replica.peer_lost, node)
         self._guarded(self._router.peer_disconnected, node)
         self.wake()

@@ -11,6 +11,8 @@ from itertools import combinations
 from random import Random
 from typing import Final
 
+from raftkv.raft import Raft
+from raftkv.raft.types import SnapshotMeta
 from raftkv.sim import disk_faults, link_faults, node_faults
 from raftkv.sim.network import CALM
 from raftkv.sim.node import SimNode
@@ -137,5 +139,9 @@ def _lacks_only_states(nodes: Sequence[SimNode]) -> bool:
         return False
     rafts = [node.replica.raft for node in nodes]
     fenced = [raft for raft in rafts if raft.fenced is not None]
-    last = min(raft.last_index for raft in rafts)
-    return 0 < len(fenced) < len(rafts) and all(raft.log.begin.index <= last for raft in fenced)
+    return 0 < len(fenced) < len(rafts) and all(_meets(raft.log.begin, other) for raft in fenced for other in rafts)
+
+
+def _meets(begin: SnapshotMeta, other: Raft) -> bool:
+    """Whether a log that begins after `begin` and goes on far enough brings `other` up to date without a snapshot."""
+    return begin.index <= other.log.begin.index or other.log.term_at(begin.index) == begin.term

@@ -41,6 +41,8 @@ class Model:
     def __init__(self, command_failed: Callable[[bool], None] = lambda followed: None) -> None:
         self.index = 0
         self.clock_ms = 0
+        self._sessions_ms = 0
+        """The clock by which sessions age."""
         self.commands = 0
         self.repeated = 0
         """Commands that were in the log again and must not take effect again."""
@@ -90,14 +92,16 @@ class Model:
         if payload is None:
             return
         batch = decode_batch(payload)
-        self.clock_ms = max(self.clock_ms, batch.stamp_ms)
+        passed_ms = max(batch.stamp_ms - self.clock_ms, 0)
+        self.clock_ms += passed_ms
+        self._sessions_ms += min(passed_ms, LIMITS.advance_ms)
         while self._expiries and self._expiries[0][0] < self.clock_ms:
             due_ms, key = heapq.heappop(self._expiries)
             if self._due.get(key) == due_ms:
                 self._put(key, None)
         for group in batch.groups:
             self._apply_group(group)
-        limit_ms = self.clock_ms - LIMITS.age_ms
+        limit_ms = self._sessions_ms - LIMITS.age_ms
         for name in [name for name, session in self._sessions.items() if session.used_ms < limit_ms]:
             del self._sessions[name]
 
@@ -109,7 +113,7 @@ class Model:
             session = self._sessions[group.session] = _Session()
         if group.first > session.last + 1:
             return
-        session.used_ms = self.clock_ms
+        session.used_ms = self._sessions_ms
         last = group.first + group.count - 1
         for sequence, write in enumerate(decode_writes(group.commands), group.first):
             if sequence <= session.last:

@@ -15,23 +15,10 @@ import random
 from collections.abc import Callable
 from typing import TypeVar
 
-from raftkv.codec.peer import (
-    EntriesFound,
-    EntriesWant,
-    ForwardReads,
-    ForwardWrites,
-    Health,
-    ReadAnswers,
-    ReadsRefused,
-    SnapshotWant,
-    Transfer,
-    Value,
-    WritesRefused,
-    decode_value,
-    encode_value,
-    stream_of,
-)
-from raftkv.errors import Corrupt, DiskFull, InvalidRequest, Refused, Rotten, StateDamaged, StorageError
+import structlog
+
+from raftkv.codec.peer import ForwardWrites, Health, SnapshotWant, Value, decode_value, encode_value, stream_of
+from raftkv.errors import Corrupt, DiskFull, InvalidRequest, Refused, Rotten, StorageError
 from raftkv.kv.clock import LogClock
 from raftkv.kv.digest import Pair
 from raftkv.kv.machine import KvMachine
@@ -41,10 +28,11 @@ from raftkv.raft.messages import MessageBase
 from raftkv.raft.node import Raft
 from raftkv.raft.ready import Role
 from raftkv.raft.types import Member, NodeId, Stored
-from raftkv.repair import Ending, Repair, answer
+from raftkv.repair import Ending, Repair
 from raftkv.replica import Replica
 from raftkv.router.router import Router
-from raftkv.sim.disk import Crashed, SimDisk, Survival
+from raftkv.sim.disk import Crashed, Survival
+from raftkv.sim.host import Host
 from raftkv.sim.log import SimLog
 from raftkv.sim.machine import WatchedMachine
 from raftkv.sim.points import point_of
@@ -52,22 +40,19 @@ from raftkv.sim.probes import ProbedRaft
 from raftkv.sim.store import ModelEngine, ModelStore
 from raftkv.sim.trace import Violation
 from raftkv.sim.world import Replies, World
-from raftkv.startup import forget_rot, other_members, snapshot_meta_of, stored_state
+from raftkv.startup import open_log, open_rotten, open_state, other_members, snapshot_meta_of, stored_state, with_room
 from raftkv.storage.checkpoint import StateDirectory
-from raftkv.storage.damage import damage, set_aside
 from raftkv.storage.identity import Identity, cluster_id, create_identity, load_identity
-from raftkv.storage.rotten import RottenLog
 from raftkv.storage.wal import Wal
+from raftkv.turns import Turns
 
 _Result = TypeVar("_Result")
 
-EPOCH_MS = 1_700_000_000_000
 CLUSTER_NAME = "simulated"
 REPAIR_TICK_MS = 100
-_FOR_ROUTER = (ForwardWrites, WritesRefused, ForwardReads, ReadAnswers, ReadsRefused)
 
 
-class SimNode:
+class SimNode(Host):
     """See the module.
 
     Args:
@@ -78,27 +63,15 @@ class SimNode:
     """
 
     def __init__(self, name: NodeId, world: World, replies: Replies, rng: random.Random) -> None:
-        self.name = name
-        self.world = world
+        super().__init__(name, world, rng)
         self.alive = False
         self.paused = False
-        self._rng = rng
-        self.disk = self._new_disk()
-        self.disk_pace = ""
-        """"slow_disk" or "hung_disk" while it is one."""
-        self.faulty_disk = False
-        """Its disk fails, or has failed in this life: errors of storage are to be expected."""
-        self.wiped = False
-        self.rotten = False
-        """Something has rotted that keeps it from starting: the directory is to be moved away."""
         self.doubtful = False
         """It went down while it had lost something, or lost it when it was down."""
         self.crash_in: tuple[int, random.Random] | None = None
         """It is to die in that many operations of its disk from now on."""
         self.ask_crash: Callable[[SimNode, str, str, int], Survival | None] = lambda node, kind, path, offset: None
         """Asked before each operation of its disk: does it die in that, and what survives?"""
-        self.rots_snapshot: Callable[[str], None] | None = None
-        """The next snapshot here rots; told which file."""
         self.died: Callable[[SimNode], None] = lambda node: None
         """Told when a life has ended."""
         self.torn = False
@@ -106,12 +79,10 @@ class SimNode:
         self.repair: Repair | None = None
         """What the node does until its log is whole, while it is."""
         self.lives = 0
-        self.clock_rate = 1.0
-        """How fast its clock runs."""
-        self.wall_offset_ms = 0
         self.wal: Wal
         self.replica: Replica
         self.router: Router
+        self.turns: Turns
         self._replies = replies
         self._violation: Violation | None = None
         self._life = 0
@@ -124,30 +95,10 @@ class SimNode:
         self._point = "-"
         """The failure point at which it died last."""
         self._work_due = False
-        self._ticked_ms = 0
         self._ticks = 0
-        self._clock_begin = (1_000_000, 0)
-        """What its clock showed when its rate changed last, in microseconds, and when that was."""
+        """Where in a heartbeat the last life ended, as the next begins: anywhere."""
 
-    # Time.
-
-    @property
-    def now_ms(self) -> int:
-        """The node's monotonic clock."""
-        shown_us, since_us = self._clock_begin
-        return int(shown_us + (self.world.schedule.now_us - since_us) * self.clock_rate) // 1_000
-
-    def set_rate(self, rate: float) -> None:
-        """From now on the clock runs at this rate."""
-        shown_us, since_us = self._clock_begin
-        now_us = self.world.schedule.now_us
-        self._clock_begin = (int(shown_us + (now_us - since_us) * self.clock_rate), now_us)
-        self.clock_rate = rate
-
-    @property
-    def wall_ms(self) -> int:
-        """The node's wall clock."""
-        return EPOCH_MS + self.wall_offset_ms + self.world.schedule.now_us // 1_000
+    # What happens in a life.
 
     def later(self, delay_us: int, action: Callable[[], None]) -> None:
         """Let `action` happen in this life of the node."""
@@ -239,20 +190,9 @@ class SimNode:
             self._begin()
 
     def _begin(self) -> None:
-        self._ticked_ms = self.now_ms
+        self.turns.begin(self.now_ms)
         self.later(self._rng.randint(0, 20_000), self._tick)
         self.run(self.wake)
-
-    def _new_disk(self) -> SimDisk:
-        disk = SimDisk(random.Random(self._rng.getrandbits(64)))
-        disk.ask_crash = self._before_operation
-        return disk
-
-    def replace_disk(self) -> None:
-        """The directory is lost, and the node will start with an empty one."""
-        self.disk = self._new_disk()
-        self.wiped = True
-        self.rotten = False
 
     def _move_directory_away(self, error: Corrupt) -> None:
         """What an operator does about a node that refuses to start."""
@@ -270,36 +210,27 @@ class SimNode:
             self._point = point_of(kind, path, offset)
         return survival
 
-    def _rot_snapshot(self, prefix: str) -> None:
-        """A byte of a file of a snapshot changes where it lies."""
-        files = self.disk.files()
-        paths = [path for path in files if path.startswith(prefix) and files[path]]
-        if paths and self.rots_snapshot is not None:
-            path = self._rng.choice(paths)
-            self.rots_snapshot(path)
-            self.rots_snapshot = None
-            self.disk.flip(path, self._rng.randrange(len(files[path])), 0x10)
-
     def _open(self) -> None:
         world, tuning = self.world, self.world.tuning
         disk = self.disk
         self._state = None
         self.repair = None
+        self._events = structlog.get_logger("raftkv").bind(node=self.name)  # in each life: who records them is not known before
         try:
-            self.wal = Wal.open(disk, tuning.wal)
+            self.wal = open_log(disk, tuning.wal, self._events)
         except Rotten:
             if self._begin_repair():
                 return
-            self.wal = Wal.open(disk, tuning.wal)
+            self.wal = open_log(disk, tuning.wal, self._events)
         identity = load_identity(disk)
         if identity is None:
             members = tuple(Member(member.id, 0, member.peer_address) for member in world.members)
             incarnation = self._rng.getrandbits(62) + 1
             identity = create_identity(disk, Identity(cluster_id(CLUSTER_NAME, members), CLUSTER_NAME, self.name, incarnation, 0, members))
         self.incarnation = identity.incarnation
-        self._state, machine = self._open_state()
-        world.watch.probes.opens(self.name, self.wal.recovered, machine, self._state.installed)
-        stored = stored_state(identity, self.wal, machine, self._state.fenced)
+        state, machine = self._open_state()
+        world.watch.probes.opens(self.name, self.wal.recovered, machine, state.installed)
+        stored = with_room(state.give_up_damaged, lambda: stored_state(identity, self.wal, machine, state.fenced), self._events)
         self._without_state = stored.fenced is not None
         if stored.fenced is not None:
             world.trace.count(self.name, "state_lost")
@@ -313,7 +244,7 @@ class SimNode:
         self.replica = Replica(
             raft=self.make_raft(stored),
             log=self.make_log(),
-            state=self._state,
+            state=state,
             machine=machine,
             make_machine=self.make_machine,
             shell=self,
@@ -332,38 +263,40 @@ class SimNode:
             self.wake,
         )
         self.replica.attach(self.router)
+        self.turns = Turns(
+            self.replica,
+            self.router,
+            self.clock,
+            self.wal,
+            self,
+            lambda: self.wall_ms,
+            self.transfer,
+            tick_ms=tuning.replica.tick_ms,
+            heartbeat_ticks=tuning.replica.heartbeat_ticks,
+            ticks=self._ticks,
+        )
         world.watch.started(self)
 
     def _open_state(self) -> tuple[StateDirectory, KvMachine]:
-        """The state, or an empty one in the place of one that is damaged, as in `server.node`."""
         disk, tuning = self.disk, self.world.tuning
 
-        def open_state() -> tuple[StateDirectory, KvMachine]:
+        def directory() -> StateDirectory:
             engine = ModelEngine(disk, random.Random(self._rng.getrandbits(64)), tuning.refusals)
-            state = StateDirectory(disk, engine, snapshot_meta_of, token=lambda: f"{self._rng.getrandbits(64):016x}")
-            return state, self.make_machine(state.store)
+            return StateDirectory(disk, engine, snapshot_meta_of, token=lambda: f"{self._rng.getrandbits(64):016x}")
 
-        reason = damage(disk)
-        if reason is None:
-            try:
-                return open_state()
-            except StateDamaged as error:
-                reason = str(error)
-        if not self.doubtful:
-            raise Violation("state kept", f"{self.name} finds its state damaged, and nothing has damaged it: {reason}")
-        self.world.trace.count(self.name, "state_damaged", reason)
-        set_aside(disk)
-        return open_state()
+        def found(reason: str) -> None:
+            if not self.doubtful:
+                raise Violation("state kept", f"{self.name} finds its state damaged, and nothing has damaged it: {reason}")
+
+        self._state, machine = open_state(disk, directory, self.make_machine, self._events, found)
+        return self._state, machine
 
     def _begin_repair(self) -> bool:
         """Have a rotten log repaired with the others; False if the state holds what is rotten."""
         identity = load_identity(self.disk)
         if identity is None:
             raise Corrupt(f"{self.name} has a rotten log and no identity")
-        log = RottenLog.open(self.disk, self.world.tuning.wal)
-        self._state, machine = self._open_state()
-        forget_rot(log, machine, self._state.fenced)
-        self._state.close()
+        log = open_rotten(self.disk, self.world.tuning.wal, self._open_state, self._events)
         self._state = None
         if not log.needed:
             log.close()
@@ -415,10 +348,6 @@ class SimNode:
     def _session(self) -> bytes:
         return self._rng.randbytes(16)
 
-    def fate(self) -> Survival:
-        """What becomes of what is pending when the machine stops in the middle of an operation, where nothing else says so."""
-        return Survival.REORDERED if self._rng.random() < 0.5 else Survival.LOST
-
     def kill(self, *, power: Survival | None = None) -> None:
         """End this life: of the process, or with `power` of the machine."""
         if self.alive:
@@ -434,6 +363,8 @@ class SimNode:
         """The node is gone. `survival` says what becomes of what was not durable."""
         self.world.trace.note(self.name, "dies", survival.name, reason)
         was_alive = self.alive
+        if self.serves:
+            self._ticks = self.turns.ticks
         if was_alive:
             self.world.watch.probes.dies(self.replica)
             if survival is not Survival.CLEAN:
@@ -503,23 +434,7 @@ class SimNode:
 
     def _tick(self) -> None:
         self.later(int(self.world.tuning.replica.tick_ms * 1_000 / self.clock_rate), self._tick)
-        self._pass_time()
-
-    def _pass_time(self) -> None:
-        tick_ms = self.world.tuning.replica.tick_ms
-        now_ms = self.now_ms
-        due = (now_ms - self._ticked_ms) // tick_ms
-        if due < 1:
-            return
-        self._ticked_ms += due * tick_ms
-        self._ticks += due
-        for _ in range(min(due, 2 * self.world.tuning.config.election_ticks)):
-            self.replica.tick()
-        if self._ticks >= self.world.tuning.replica.heartbeat_ticks:
-            self._ticks = 0
-            self.clock.observe(self.name, self.wall_ms, now_ms)
-            self.router.tick(now_ms)
-            self.wake()
+        self.turns.pass_time(self.now_ms)
 
     def wake(self) -> None:
         """Let the node work at the end of this iteration of its loop."""
@@ -529,15 +444,8 @@ class SimNode:
 
     def _work(self) -> None:
         self._work_due = False
-        if self.repair is not None:
-            return
-        now_ms = self.now_ms
-        self._pass_time()
-        self.replica.pump(now_ms)
-        self.router.flush(now_ms)
-        if self.replica.raft.has_ready():
-            self.replica.pump(now_ms)
-            self.router.flush(now_ms)
+        if self.repair is None:
+            self.turns.work(self.now_ms)
 
     def background_read(self, work: Callable[[], _Result], done: Callable[[_Result | BaseException], None]) -> None:
         """As `background`; nothing waits for anything else here."""
@@ -561,15 +469,6 @@ class SimNode:
             self.wake()
 
         self.later(self._rng.randint(*self.world.tuning.work_us), begin)
-
-    def _fsync_us(self) -> int:
-        tuning = self.world.tuning
-        if self.disk_pace == "hung_disk":
-            election_us = 2_000 * tuning.config.election_ticks * tuning.replica.tick_ms
-            return self._rng.randint(election_us, 4 * election_us)
-        if self.disk_pace or (tuning.stalls and self._rng.random() < tuning.stalls):
-            return self._rng.randint(*tuning.stall_us)
-        return self._rng.randint(*tuning.fsync_us)
 
     # Other nodes.
 
@@ -595,25 +494,7 @@ class SimNode:
             return
         if self.rots_snapshot is not None and isinstance(value, SnapshotWant):
             self._rot_snapshot(f"state/snap-{value.id}/")
-        if isinstance(value, _FOR_ROUTER):
-            self.router.received(sender, value, self.now_ms)
-        elif isinstance(value, EntriesWant):
-            self._answer(sender, value)
-        elif isinstance(value, Transfer):
-            self.transfer(value.to or None)
-        else:
-            self.replica.receive(sender, value)
-        self.wake()
-
-    def _answer(self, sender: NodeId, want: EntriesWant) -> None:
-        leads, term = self.replica.vouches, self.replica.raft.term
-
-        def answered(result: EntriesFound | BaseException) -> None:
-            if isinstance(result, BaseException):
-                raise result
-            self.send(sender, result)
-
-        self.background(lambda: answer(self.wal, want, leads=leads, term=term), answered)
+        self.turns.take(sender, value, self.now_ms)
 
     def peer_connected(self, node: NodeId) -> None:
         """Both directions to `node` are open."""

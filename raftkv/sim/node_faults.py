@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 
+from raftkv.kv.sessions import LIMITS
 from raftkv.sim.disk import Survival
 from raftkv.sim.storm import Storm
 from raftkv.sim.swarm import MOST_BEHIND_MS
 
 MINUTE_MS = 60_000
+ALL_JUMP = 0.15
+"""How often a jump of wall clocks is one of all of them."""
 YEAR_MS = 365 * 86_400_000
 
 
@@ -79,14 +82,22 @@ def compact(storm: Storm, rng: random.Random) -> None:
 
 
 def clock_jump(storm: Storm, rng: random.Random) -> None:
-    """A wall clock jumps, forward or back, by up to a year, but never to far behind the true time (see `swarm.MOST_BEHIND_MS`). The clocks
-    of a majority stay within a minute of it: the time in the log is what they agree on, and sessions and keys expire by it."""
+    """A wall clock jumps, forward or back, by up to a year, but never to far behind the others (see `swarm.MOST_BEHIND_MS`). The clocks of
+    a majority stay within a minute of each other: the time in the log is what they agree on. Now and then they all jump ahead together, by
+    more than the age of sessions: the next leader takes the log's clock along, and keys expire."""
     node = storm.victim(rng)
     jump_ms = rng.choice((-1, 1)) * rng.randint(1, rng.choice((1_000, 3_600_000, YEAR_MS)))
-    wrong = {one.name for one in storm.nodes if abs(one.wall_offset_ms) > MINUTE_MS}
-    if abs(node.wall_offset_ms + jump_ms) > MINUTE_MS and len(wrong | {node.name}) > (len(storm.nodes) - 1) // 2:
+    if rng.random() < ALL_JUMP:
+        ahead_ms = LIMITS.age_ms + rng.randint(1, 3_600_000)
+        storm.fired(node, "clock_jump", f"{ahead_ms} ms, all nodes")
+        for one in storm.nodes:
+            one.wall_offset_ms += ahead_ms
+        return
+    middle_ms = sorted(one.wall_offset_ms for one in storm.nodes)[len(storm.nodes) // 2]
+    wrong = {one.name for one in storm.nodes if abs(one.wall_offset_ms - middle_ms) > MINUTE_MS}
+    if abs(node.wall_offset_ms + jump_ms - middle_ms) > MINUTE_MS and len(wrong | {node.name}) > (len(storm.nodes) - 1) // 2:
         jump_ms = rng.choice((-1, 1)) * rng.randint(1, 1_000)
-    jump_ms = max(jump_ms, -MOST_BEHIND_MS - node.wall_offset_ms)
+    jump_ms = max(jump_ms, middle_ms - MOST_BEHIND_MS - node.wall_offset_ms)
     storm.fired(node, "clock_jump", f"{jump_ms} ms")
     node.wall_offset_ms += jump_ms
 

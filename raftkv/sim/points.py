@@ -123,9 +123,9 @@ _PLACES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"state/part-[^/]+/data/[^/]+", "staged file"),
         (r"state/part-[^/]+/data", "staged data"),
         (r"state/part-[^/]+", "staging"),
-        (r"state\.damaged", "damaged state"),
-        (r"state\.damaged/[^/]+", "directories of damaged state"),
-        (r"state\.damaged/.*", "files of damaged state"),
+        (r"state\.damaged(-\d+)?", "damaged state"),
+        (r"state\.damaged(-\d+)?/[^/]+", "directories of damaged state"),
+        (r"state\.damaged(-\d+)?/.*", "files of damaged state"),
     )
 )
 

@@ -23,7 +23,7 @@ FASTEST = 1.6
 """How much faster one node's clock may run than another's."""
 
 CLOCK_SLACK_MS = 120_000
-"""The clocks of a majority jump, but stay within a minute of the true time."""
+"""The clocks of a majority jump, but stay within a minute of each other."""
 
 
 class Promising(Protocol):

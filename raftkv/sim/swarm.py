@@ -23,8 +23,9 @@ from raftkv.storage.wal import WalSettings
 UNAIMED = 0.12
 """The share of seeds that aim at no failure point."""
 
-MOST_BEHIND_MS = 1_800_000
-"""How far behind the others a wall clock may be: half the age at which sessions are forgotten."""
+MOST_BEHIND_MS = 7_200_000
+"""How far behind the others a wall clock may be: twice the age at which sessions are forgotten, which a log that begins as that clock
+makes up for in one jump when the others are known."""
 
 AIMED_MS = 160
 """The mean time between two crashes at the point that a seed aims at."""
@@ -277,9 +278,7 @@ def _draw_rates(rng: random.Random) -> Rates:
 
 
 def _draw_offsets(rng: random.Random, count: int) -> tuple[int, ...]:
-    """Wall clocks: most of them near, sometimes one (of three or more) a year ahead, or half an hour behind. Not further behind: sessions
-    age by the log's clock, which begins as the first leader's wall clock and later catches up with the others', and a session that
-    is forgotten while a group of it is under way counts that group twice."""
+    """Wall clocks: most of them near, sometimes one (of three or more) a year ahead, or two hours behind."""
     offsets = [rng.randint(-200, 200) for _ in range(count)]
     if count > 2 and rng.random() < 0.3:
         offsets[rng.randrange(count)] += rng.choice((-MOST_BEHIND_MS, 365 * 86_400_000))

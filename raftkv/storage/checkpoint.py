@@ -12,7 +12,8 @@ leaves the old state or the new one, and what else lies about is removed at the 
 state only after every file has been compared with its checksum and made durable, and after the position inside it has been
 compared with what was offered. A fence belongs to the generation that it was put up for: whatever happens, either the fenced state is
 live and known to be fenced, or another one is live. The live store never shares a file that anybody writes to: checkpoints are hard
-links of files that never change.
+links of files that never change. Nobody is offered a checkpoint that cannot be read, or that differs from an earlier one where it
+must not.
 
 What is not here: when a checkpoint is made, sent or installed. Files are touched through `Disk`, except by the engine itself.
 """
@@ -55,7 +56,7 @@ class Engine(Protocol):
         """The store in the directory `path`; an empty one if there is nothing. The directory exists."""
 
     def inspect(self, path: str) -> AbstractContextManager[Rows]:
-        """The rows of a store that nobody has open, changing nothing that matters."""
+        """The rows of a store that nobody has open, changing nothing that matters. All of them have been read once, so they can be."""
 
     def portable(self, name: str) -> bool:
         """Whether the file `name` of a store's directory is part of the state, rather than a lock or a log of messages."""
@@ -150,10 +151,13 @@ class StateDirectory:
                 self._switch(Current(generation, self._current.installed, reason))
 
     def checkpoint(self) -> StateCheckpoint:
-        """A durable checkpoint of the live store. Blocks: everything in memory is flushed and every file is read once.
+        """A durable checkpoint of the live store. Blocks: everything in memory is flushed, every row and every file is read.
+
+        A checkpoint shares the tables of the live store, so rot in it is rot in the state: nobody could use it, nor any later one.
 
         Raises:
             DiskFull: no space; nothing is left of it.
+            StateDamaged: something has rotted.
             StorageError: the store or the disk failed.
         """
         with self._lock:
@@ -337,18 +341,15 @@ class StateDirectory:
         return [f"{self._path}/{name}" for name in self._disk.list(self._path) if name.startswith("part-")]
 
     def _describe(self, directory: str, name: str) -> FileInfo:
-        """A file of a checkpoint. Tables never change, so what was read once for an earlier checkpoint is remembered."""
+        """A file of a checkpoint. Tables never change: one that is not what it was for an earlier checkpoint has rotted."""
         file = self._disk.open(f"{directory}/{name}")
         try:
             size = file.size()
-            key = self._current.generation, name, size
-            crc = self._checksums.get(key) if name.endswith(".sst") else None
-            if crc is None:
-                crc = checksum(file, 0, size)
-            if name.endswith(".sst"):
-                self._checksums[key] = crc
+            crc = checksum(file, 0, size)
         finally:
             file.close()
+        if name.endswith(".sst") and self._checksums.setdefault((self._current.generation, name, size), crc) != crc:
+            raise StateDamaged(f"{directory}/{name} has changed since an earlier checkpoint: {self._way_back}")
         return FileInfo(name, size, crc)
 
 

@@ -2,7 +2,8 @@
 
 The state can be had again: it is the log applied, and every other node has it. So a node whose state is damaged starts with an empty
 one, and replays its log or asks for a snapshot. What was damaged stays beside it, in `state.damaged`, for whoever wants to know what
-happened: until the next time, and for as long as nothing that the node needs is refused for want of space.
+happened: until the next time, and for as long as nothing that the node needs is refused for want of space. Where it cannot be removed
+then (a hand has changed its owner, say), it stays, and the next one gets a number: nothing that is only kept ever stops a node.
 
 Damage may be noticed long after the start, when a block is read for the first time. The node then stops, and leaves a note, so that the
 next start does not trust the same files again.
@@ -10,6 +11,7 @@ next start does not trust the same files again.
 
 from __future__ import annotations
 
+from raftkv.errors import StorageError
 from raftkv.storage.disk import Disk, read_file, replace_file
 
 STATE_PATH = "state"
@@ -33,24 +35,39 @@ def damage(disk: Disk) -> str | None:
 
 
 def set_aside(disk: Disk) -> str:
-    """Move the state out of the way, durably; what had been set aside before is removed. Returns where it is.
+    """Move the state out of the way, durably. Returns where it is: at `ASIDE_PATH`, or beside it where something is left there.
 
     Raises:
         StorageError: it could not be moved; after a restart it is there or aside.
     """
-    disk.remove_tree(ASIDE_PATH)
-    disk.rename(STATE_PATH, ASIDE_PATH)
+    taken = aside(disk)
+    path, number = ASIDE_PATH, 1
+    while path in taken:
+        number += 1
+        path = f"{ASIDE_PATH}-{number}"
+    disk.rename(STATE_PATH, path)
     disk.sync_directory("")
-    return ASIDE_PATH
+    return path
+
+
+def aside(disk: Disk) -> list[str]:
+    """Where states are that were set aside."""
+    return [name for name in disk.list("") if name == ASIDE_PATH or name.startswith(f"{ASIDE_PATH}-")]
 
 
 def give_up_aside(disk: Disk) -> bool:
     """Remove what was set aside, for its space. Returns whether there was anything.
 
     Raises:
-        StorageError: not all of it could be removed.
+        StorageError: not all of it could be removed; what could be is.
     """
-    if not disk.exists(ASIDE_PATH):
-        return False
-    disk.remove_tree(ASIDE_PATH)
-    return True
+    failure: StorageError | None = None
+    paths = aside(disk)
+    for path in paths:
+        try:
+            disk.remove_tree(path)
+        except StorageError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return bool(paths)

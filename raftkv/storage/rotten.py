@@ -1,11 +1,12 @@
 """A log with rotten entries that count: what is known of them, what is intact, and the ways to make it whole.
 
-There are three, each durable in one step or harmless when it is interrupted:
+There are four, each durable in one step or harmless when it is interrupted:
 
 - `mend`: the entries have been had from other nodes. The group is encoded again with them, and must then have the checksum that it
   had when it was written, which is known from elsewhere in the log; only then is it written, at its place. A crash in the middle
   leaves a group that is as rotten as before or less.
 - `begin_after`: the state holds the rotten entries. The log begins after the state, as after a compaction.
+- `begin_anew`: the state is newer than the log, or contradicts it. The log begins anew after the state, as one that is whole does.
 - `end_before_rot`: a leader holds all that is committed, and cannot give the entries. The log ends before the first rotten group, and
   the node is suspect up to where the log ended.
 
@@ -22,13 +23,14 @@ import google_crc32c
 from msgspec import Struct
 
 from raftkv.codec.record import DATA_OFFSET, Record, SegmentHeader, Surveyed, encode_group, entry_record
-from raftkv.errors import InvariantBroken
+from raftkv.errors import DiskFull, InvariantBroken
 from raftkv.raft.types import Configuration, Entry, EntryId, Index, SnapshotMeta, Term
+from raftkv.storage.damage import give_up_aside
 from raftkv.storage.disk import DirectoryLock, Disk
 from raftkv.storage.hard_state import open_hard_state
 from raftkv.storage.manifest import Manifest, SegmentEntry, store_manifest
 from raftkv.storage.replay import LOG_DIRECTORY, MANIFEST_PATH, RottenGroup, Survey, WalSettings, segment_ids, survey_log
-from raftkv.storage.segment import Window, create_segment, read_entry, segment_path
+from raftkv.storage.segment import Window, create_segment, discard_file, read_entry, segment_path
 from raftkv.storage.wal import LOCK_PATH
 
 _READ_BYTES = 256 << 10
@@ -221,19 +223,51 @@ class RottenLog:
             kept += (SegmentEntry(ended.id, ended.capacity, group.offset, group.head.number - 1, group.head.previous),)
         if last.index <= begin.index or not kept:  # what the group wrote over may have gone with the segments before it
             kept, last = (), EntryId(begin.index, begin.term)
+        self._go_on(kept, begin, last, max(manifest.suspect or 0, self.last_index, self._survey.last))
+
+    def begin_anew(self, meta: SnapshotMeta) -> None:
+        """Give up everything, and let the log begin after `meta`, where the state stands. What was in doubt before stays so.
+
+        Raises:
+            DiskFull: there is no space for a new segment or the manifest. Nothing has changed.
+            StorageError: whether it is durable is not known.
+        """
+        if not self._groups:
+            raise InvariantBroken("the log is whole: it is not begun anew here")
+        suspect = self._survey.manifest.suspect
+        if self._survey.last > self.last_index:
+            suspect = max(suspect or 0, self._survey.last)
+        self._go_on((), meta, EntryId(meta.index, meta.term), suspect)
+
+    def _go_on(self, kept: tuple[SegmentEntry, ...], begin: SnapshotMeta, last: EntryId, suspect: Index | None) -> None:
+        """Go on after entry `last` in a new segment behind those that are `kept`. The manifest that says so is the last step and makes
+        all of it true at once."""
+        manifest, first = self._survey.manifest, self._groups[0].bad.group
         header = SegmentHeader(
             manifest.group,
             max(segment_ids(self._disk)) + 1,
             self._settings.segment_bytes,
-            group.head.number,
-            group.head.previous,
+            first.head.number,
+            first.head.previous,
             last,
         )
-        create_segment(self._disk, LOG_DIRECTORY, header).close()
-        suspect = max(manifest.suspect or 0, self.last_index, self._survey.last)
+        file = create_segment(self._disk, LOG_DIRECTORY, header)
         listed = (*kept, SegmentEntry(header.id, header.capacity))
-        store_manifest(self._disk, MANIFEST_PATH, Manifest(manifest.group, begin, listed, suspect))
+        try:
+            store_manifest(self._disk, MANIFEST_PATH, Manifest(manifest.group, begin, listed, suspect))
+        except DiskFull:
+            discard_file(self._disk, segment_path(LOG_DIRECTORY, header.id), file)
+            raise
+        file.close()
         self._read_again()
+
+    def give_up_damaged(self) -> bool:
+        """Remove a damaged state that was set aside, for its space. Returns whether there was one.
+
+        Raises:
+            StorageError: not all of it could be removed.
+        """
+        return give_up_aside(self._disk)
 
     def close(self) -> None:
         """Let go of the directory. Closing twice is harmless."""

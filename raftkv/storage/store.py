@@ -170,6 +170,7 @@ class RocksEngine:
         database = _open(self._root / path, StoreSettings(block_cache_bytes=1 << 20), read_only=True)
         view = RocksView(database.iter(), database.iter(), self._root / path)
         try:
+            _verify(database.iter(), self._root / path)
             yield view
         finally:
             view.close()
@@ -264,6 +265,21 @@ def _walk_backwards(
             yield key, iterator.value()
             left -= 1
             iterator.prev()
+        iterator.status()
+    except Exception as error:
+        raise storage_error("read", path, error) from error
+
+
+def _verify(iterator: rocksdict.RdictIter, path: Path) -> None:
+    """Visit every row: RocksDB compares the checksum of each block that it reads."""
+    try:
+        iterator.seek_to_first()
+        count, valid, step = 0, iterator.valid, iterator.next
+        while valid():
+            step()
+            count += 1
+            if count % _PAGE_ROWS == 0:
+                time.sleep(0)
         iterator.status()
     except Exception as error:
         raise storage_error("read", path, error) from error

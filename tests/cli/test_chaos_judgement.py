@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from msgspec.structs import replace
 
 from raftkv.errors import InvalidSettings
 from raftkv.sim.linearizability import UNKNOWN, Call
-from raftkv_cli.chaos.judgement import Evidence, errors_in_log, judged
+from raftkv_cli.chaos.judgement import Evidence, LogEvent, errors_in_log, judged, recoveries, unnoticed_rot
+from raftkv_cli.chaos.nemesis import Kind
 from raftkv_cli.chaos.recording import read_history, write_history
+from raftkv_cli.chaos.run import is_provoked
 from raftkv_cli.main import main
 
 HISTORY = [
@@ -75,13 +78,56 @@ def test_errors_in_a_log_are_findings(tmp_path: Path) -> None:
         '{"event": "node_failed", "level": "critical"}\n'
         "Traceback (most recent call last):\n"
     )
-    findings = errors_in_log("n1", log, frozenset({"store_disk_full"}))
+    findings = errors_in_log("n1", log, lambda event: event.event == "store_disk_full")
     assert [finding.partition(" logged ")[2][:28] for finding in findings] == [
         '{"event": "replicas_differ",',
         '{"event": "node_failed", "le',
         "Traceback (most recent call ",
     ]
-    assert len(errors_in_log("n1", log, frozenset())) == 4
+    assert len(errors_in_log("n1", log, lambda event: False)) == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "event"),
+    [
+        (Kind.FILL_DISK, LogEvent("store_disk_full", "error")),
+        (Kind.ROT, LogEvent("log_rotten", "error")),
+        (Kind.FAIL_FSYNC, LogEvent("node_failed", "critical", "StorageError", "cannot sync wal/000000000001.log: Input/output error")),
+    ],
+)
+def test_an_error_is_expected_only_of_what_provokes_it(kind: Kind, event: LogEvent) -> None:
+    """Each error that an action calls for is one after that action only, and no other failure of a node passes for it."""
+    done = Counter({kind: 1})
+    assert is_provoked(event, done)
+    assert not is_provoked(event, Counter(dict.fromkeys(set(Kind) - {kind}, 1)))
+    assert not is_provoked(LogEvent("node_failed", "critical", "InvariantBroken", "Input/output error"), done)
+    assert not is_provoked(LogEvent("node_failed", "critical", "StorageError", "no such entry"), done)
+
+
+def test_what_nodes_did_about_their_disks_is_counted(tmp_path: Path) -> None:
+    """The ends of repairs, by how, and the stops after failed fsyncs, over all starts of a node."""
+    log = tmp_path / "n1.log"
+    log.write_text(
+        '{"event": "log_repaired", "level": "info", "how": "all entries were had again"}\n'
+        '{"event": "log_repaired", "level": "info", "how": "all entries were had again"}\n'
+        '{"event": "rot_forgotten", "level": "info", "begin": 7}\n'
+        '{"event": "node_failed", "level": "critical", "reason": "cannot sync wal/1.log: Input/output error"}\n'
+        '{"event": "node_failed", "level": "critical", "reason": "something else"}\n'
+    )
+    assert recoveries(log) == {
+        "log repaired: all entries were had again": 2,
+        "log cut behind the rot: the state held it": 1,
+        "stopped after a failed fsync": 1,
+    }
+    assert recoveries(tmp_path / "n2.log") == {}
+
+
+def test_rot_that_a_node_does_not_notice_is_a_finding(tmp_path: Path) -> None:
+    """A node that started over a rotten byte without a word took damage for the truth."""
+    log = tmp_path / "n1.log"
+    log.write_text('{"event": "rot_found", "level": "warning", "what": "wal/1.log at offset 7"}\n')
+    assert unnoticed_rot("n1", log, 1) == []
+    assert unnoticed_rot("n1", log, 2) == ["the log of n1 rotted 2 times, and it noticed 1 times"]
 
 
 def test_a_history_survives_its_file(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from raftkv_cli.chaos import failing_fsync
 from raftkv_cli.chaos.members import Members
 from raftkv_cli.chaos.nemesis import HOLD_SECONDS, PAUSE_SECONDS, Action, Kind, Nemesis, draw
 from raftkv_cli.chaos.proxy import Links
@@ -28,6 +30,10 @@ class Pretended(Members):
     def __init__(self, count: int) -> None:
         super().__init__(Nodes(plan(Path("nowhere"), Ports.from_base(20_000, count))))
         self.restoring: set[str] = set()
+        self.rotten: set[str] = set()
+        self.closed = set(self.names)
+        """The nodes whose logs have a closed segment."""
+        self.failing: set[str] = set()
         self.starting: set[str] = set()
         self.done: list[str] = []
         self.paused: set[str] = set()
@@ -59,6 +65,27 @@ class Pretended(Members):
     def lose_state(self, name: str) -> None:
         self.done.append(f"lose {name}")
         self.restoring.add(name)
+
+    def fail_fsync(self, name: str) -> None:
+        self.done.append(f"fail {name}")
+        self.failing.add(name)
+
+    def has_failed(self, name: str) -> bool:
+        self.failing.discard(name)
+        self.down.add(name)
+        return True
+
+    def may_rot(self, name: str) -> bool:
+        return name in self.closed
+
+    def rot(self, name: str, rng: random.Random) -> int | None:
+        assert name in self.down
+        self.done.append(f"rot {name}")
+        self.rotten.add(name)
+        return 7
+
+    def is_whole(self, name: str) -> bool:
+        return self.serves(name) and name not in self.rotten
 
     def status(self, name: str, timeout_s: float = 0.0) -> ClusterStatus | None:
         return None if name in self.starting else ClusterStatus("c", "n1", 1, [])
@@ -134,7 +161,7 @@ def test_every_action_does_something_and_is_undone(stand: Stand, kind: Kind) -> 
     assert stand.links.impaired or stand.members.done or stand.disk.full or reset_shows
     stand.nemesis.heal()
     assert stand.links.impaired == []
-    assert (stand.members.down, stand.members.paused, stand.disk.full) == (set(), set(), False)
+    assert (stand.members.down, stand.members.paused, stand.members.failing, stand.disk.full) == (set(), set(), set(), False)
 
 
 @pytest.mark.parametrize("kind", [Kind.KILL_LEADER, Kind.PAUSE_LEADER, Kind.STOP_LEADER])
@@ -146,12 +173,11 @@ def test_who_leads_is_found_when_it_happens(stand: Stand, kind: Kind) -> None:
     assert stand.members.done[1].split()[1] != "n1"
 
 
-def test_a_node_that_has_just_begun_is_not_asked_to_stop(stand: Stand) -> None:
-    """SIGTERM before a process can handle it ends it as it would any other: no polite stop, and nothing to learn."""
+def test_a_node_that_has_just_begun_may_be_asked_to_stop(stand: Stand) -> None:
+    """SIGTERM waits until a process can handle it, so a node is no worse a victim while it starts."""
     stand.members.starting.add("n1")
-    assert not stand.act(Kind.STOP_LEADER)
-    stand.members.starting.clear()
     assert stand.act(Kind.STOP_LEADER)
+    assert stand.members.done == ["stop n1"]
 
 
 def test_an_isolated_leader_is_cut_off_from_all(stand: Stand) -> None:
@@ -190,14 +216,57 @@ def test_no_more_than_a_minority_is_without_its_state(stand: Stand) -> None:
     assert restored
 
 
+def test_one_log_is_rotten_at_a_time(stand: Stand) -> None:
+    """Another log, or the same again, rots only after the one before is whole; until then it is told why nothing is done."""
+    assert stand.act(Kind.ROT)
+    stand.nemesis.heal()
+    [name] = stand.members.rotten
+    for choice in range(50):
+        assert not stand.act(Kind.ROT, choice)
+    stand.nemesis.run([Action(Kind.ROT, 1, 0.0, 0.0)], 0.0)
+    assert stand.nemesis.skipped == {f"rot log: the log of {name} was not whole again yet": 1}
+    stand.members.rotten.clear()
+    assert stand.act(Kind.ROT)
+    assert stand.nemesis.rotted.total() == stand.nemesis.counts[Kind.ROT] == 2
+
+
+@pytest.mark.parametrize("choice", range(20))
+def test_lost_states_and_rotten_logs_are_a_minority_together(stand: Stand, choice: int) -> None:
+    """Of five nodes two may lack something: with one log rotten, one other node may lose its state; with two states lost only a node of
+    these may have its log rot."""
+    first, then = (Kind.ROT, Kind.LOSE_STATE) if choice % 2 else (Kind.LOSE_STATE, Kind.ROT)
+    for kind in (first, then):
+        for each in range(50):
+            stand.act(kind, choice + each)
+            stand.nemesis.heal()
+    assert len(stand.members.restoring | stand.members.rotten) == 2
+    assert len(stand.members.rotten) == 1
+
+
+def test_without_a_closed_segment_nothing_rots(stand: Stand) -> None:
+    """The node that has one is found among all; when none has, no node is killed for it, and the report says why."""
+    stand.members.closed = {"n4"}
+    assert stand.act(Kind.ROT)
+    assert stand.members.done == ["kill n4", "rot n4"]
+    stand.nemesis.heal()
+    stand.members.rotten.clear()
+    stand.members.closed.clear()
+    stand.nemesis.run([Action(Kind.ROT, 1, 0.0, 0.0)], 0.0)
+    assert stand.members.done == ["kill n4", "rot n4"]
+    assert stand.nemesis.skipped == {"rot log: no node that might had a closed segment with entries that count": 1}
+    assert stand.nemesis.in_vain == {Kind.ROT: 1}
+
+
 def test_nobody_is_ended_on_a_full_disk(stand: Stand) -> None:
     """A node could not start there, so it is spared until there is room, and so are all by the death of all."""
     assert stand.act(Kind.FILL_DISK)
     assert not stand.act(Kind.FILL_DISK)
     assert not stand.act(Kind.KILL_ALL)
     for choice in range(30):
+        stand.act(Kind.ROT, choice)
+        stand.act(Kind.FAIL_FSYNC, choice)
         stand.act(Kind.KILL_FOLLOWER, choice)
-    assert stand.members.down == {"n2", "n3", "n4"}
+    assert "n5" not in stand.members.down | stand.members.failing | stand.members.rotten
 
 
 def test_what_finds_no_victim_is_counted_apart(stand: Stand) -> None:
@@ -231,7 +300,10 @@ def wait_until_ready(members: Members) -> None:
     wait_until("the process", lambda: b"ready" in members.nodes.log_path("n1").read_bytes(), PATIENCE_SECONDS)
 
 
-ENDS = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit({})); "
+ENDS = (
+    "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit({})); "
+    "from raftkv.server.stop_signals import let_through; let_through(); "
+)
 WAITS = "import sys; print('ready', flush=True); sys.stdin.read()"
 
 
@@ -305,3 +377,64 @@ def test_a_status_of_a_process_before_is_not_believed(tmp_path: Path, monkeypatc
         assert members.leader() == "n1"
         tell(pid + 1)
         assert members.leader() is None
+
+
+FSYNCS = "import os, sys; file = open({path!r}, 'w'); print('ready', flush=True)\nwhile True:\n    {what}"
+GOES_ON = "try: os.fsync(file.fileno())\n    except OSError: open({path!r} + '.failed', 'w')"
+
+
+@pytest.fixture
+def strace() -> None:
+    """The test needs a machine on which fsyncs can be made to fail."""
+    problem = failing_fsync.why_not()
+    if problem is not None:
+        pytest.skip(problem)
+
+
+@pytest.mark.usefixtures("strace")
+def test_a_process_that_ends_because_its_fsync_failed_is_no_death(tmp_path: Path) -> None:
+    """An unmodified process is told of EIO, and its end with exit code 1 is what is expected of a node."""
+    path = str(tmp_path / "file")
+    members = started(tmp_path, FSYNCS.format(path=path, what="os.fsync(file.fileno())"))
+    with members.nodes:
+        wait_until_ready(members)
+        members.fail_fsync("n1")
+        assert members.up == []
+        wait_until("the end", lambda: members.nodes.running["n1"].exit_code is not None, PATIENCE_SECONDS)
+        assert members.has_failed("n1")
+    assert "Input/output error" in members.nodes.log_path("n1").read_text()
+    assert (members.deaths, members.down) == ([], {"n1"})
+
+
+@pytest.mark.usefixtures("strace")
+def test_a_process_that_goes_on_after_a_failed_fsync_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a node must never do is a finding, and the process is killed."""
+    monkeypatch.setattr("raftkv_cli.chaos.members.STOP_SECONDS", 0.2)
+    path = str(tmp_path / "file")
+    members = started(tmp_path, FSYNCS.format(path=path, what=GOES_ON.format(path=path)))
+    with members.nodes:
+        wait_until_ready(members)
+        members.fail_fsync("n1")
+        wait_until("a failed fsync", (tmp_path / "file.failed").exists, PATIENCE_SECONDS)
+        wait_until("the verdict", lambda: members.has_failed("n1"), PATIENCE_SECONDS)
+        assert members.nodes.running["n1"].exit_code is not None
+    [death] = members.deaths
+    assert "went on for 0.2 s after an fsync had failed" in death
+
+
+@pytest.mark.usefixtures("strace")
+def test_a_process_that_syncs_nothing_goes_on(tmp_path: Path) -> None:
+    """Nothing of it failed, so it is let go and is a victim as any other."""
+    members = started(tmp_path, WAITS)
+    with members.nodes:
+        wait_until_ready(members)
+        members.fail_fsync("n1")
+        assert members.has_failed("n1")
+        assert (members.up, members.deaths) == (["n1"], [])
+
+
+def test_a_machine_without_strace_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is named, and nothing is tried."""
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert failing_fsync.why_not() == "strace, which would fail the fsyncs of a process, is not installed"

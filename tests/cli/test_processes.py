@@ -22,7 +22,10 @@ class Sleeper(NodeSpec, frozen=True, kw_only=True):
         return [sys.executable, "-c", self.code]
 
 
-UP = "import signal, sys, threading; signal.signal(15, {}); print('up', flush=True); threading.Event().wait()"
+UP = (
+    "import signal, sys, threading; from raftkv.server.stop_signals import let_through; "
+    "signal.signal(15, {}); let_through(); print('up', flush=True); threading.Event().wait()"
+)
 STUBBORN = UP.format("signal.SIG_IGN")
 POLITE = UP.format("lambda *_: sys.exit(0)")
 

@@ -58,8 +58,8 @@ INSTALL = InstallSnapshot(*ENVELOPE, META)
 
 # Each value with its tag and its stream. A change here is a change of the protocol.
 VALUES: list[tuple[int, Stream, Value]] = [
-    (1, Stream.CONTROL, PreVote(*ENVELOPE, 4, 10, 3)),
-    (2, Stream.CONTROL, PreVoteResponse(*ENVELOPE, 4, True)),
+    (1, Stream.CONTROL, PreVote(*ENVELOPE, 4, 10, 3, 7)),
+    (2, Stream.CONTROL, PreVoteResponse(*ENVELOPE, 4, True, 7)),
     (3, Stream.CONTROL, Vote(*ENVELOPE, 10, 3)),
     (4, Stream.CONTROL, VoteResponse(*ENVELOPE, False)),
     (5, Stream.BULK, Append(*ENVELOPE, 8, 2, (Entry(9, 3, EntryKind.BATCH, b"\0\xff" * 99), Entry(10, 3, EntryKind.NOOP, b"")), 8)),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from raftkv_cli.demo_writers import Writers
+from raftkv_cli.processes import Ports, plan
 from raftkv_cli.resp import Connection, ErrorReply, Unreachable
-from tests.e2e.cluster import Cluster
+from raftkv_cli.waiting import wait_until
+from tests.e2e.cluster import DEADLINE_SECONDS, Cluster
 from tests.e2e.conftest import MakeCluster
 
 REFUSAL_SECONDS = 12.0
@@ -87,6 +91,43 @@ def test_a_leader_asked_to_stop_hands_over_and_ends_well(cluster: Cluster) -> No
 def test_a_whole_cluster_asked_to_stop_ends_well(cluster: Cluster) -> None:
     """SIGTERM to all nodes at once: each ends by itself with exit code 0, also the last, which has nobody to hand over to."""
     assert cluster.nodes.stop() == dict.fromkeys(cluster.names, 0)
+
+
+@needs_signals
+def test_a_node_asked_to_stop_while_it_starts_ends_well(make_cluster: MakeCluster) -> None:
+    """SIGTERM to a process that has only just been started: it ends in order as soon as it can, with exit code 0 and the log line of
+    any stop, whether or not it had begun to load its code."""
+    cluster = make_cluster(count=1)
+    for delay in (0.0, 0.05, 0.2):
+        cluster.kill("n1")
+        before = cluster.log("n1").count("node_stopped")
+        process = cluster.start("n1")
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(delay)
+        process.signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert cluster.log("n1").count("node_stopped") == before + 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which signals a process holds back")
+def test_a_node_holds_signals_back_until_it_can_take_them(tmp_path: Path) -> None:
+    """Also a node that nobody has held them back for is not ended by SIGTERM while it loads its code: it stops in order."""
+    [spec] = plan(tmp_path, Ports.free(1))
+    with subprocess.Popen(spec.command([spec]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            wait_until("the signals to be held back", lambda: holds_back(process.pid, signal.SIGTERM), DEADLINE_SECONDS)
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert b"node_stopped" in output
+
+
+def holds_back(pid: int, number: int) -> bool:
+    """Whether a signal to the process would wait."""
+    [mask] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk:")]
+    return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
 
 
 def test_without_a_quorum_requests_are_refused_in_time(cluster: Cluster) -> None:

@@ -9,11 +9,14 @@ import pytest
 from msgspec.structs import replace
 
 from raftkv.sim.linearizability import Call, Verdict, overall
+from raftkv_cli.chaos import failing_fsync
 from raftkv_cli.chaos.nemesis import Action, Kind
 from raftkv_cli.chaos.recording import judge
 from raftkv_cli.chaos.run import HISTORY_FILE, Run, Settings
 
 KINDS = (Kind.KILL_LEADER, Kind.PAUSE_FOLLOWER, Kind.ISOLATE_LEADER, Kind.PAUSE_LEADER, Kind.LOSE_STATE, Kind.KILL_ALL)
+KILLED = Action(Kind.KILL_ALL, 1, 1.0, 1.2)
+"""A segment is closed by the start after a kill, and soon forgotten: what follows follows at once."""
 OPERATIONS = 500
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
@@ -30,6 +33,28 @@ def test_histories_are_linearizable(tmp_path: Path) -> None:
     assert min(report.operations[name] for name in ("GET", "SET", "INCR", "DEL")) > OPERATIONS // 5
     assert sum(report.operations.values()) > OPERATIONS
     assert overall(judge(with_one_wrong_answer(run.history)).values()) is Verdict.NOT_LINEARIZABLE
+
+
+def test_rot_is_repaired_and_noticed(tmp_path: Path) -> None:
+    """After a kill, one byte rots in the log of a node, twice: each time it is found, the node has the entry again or goes on without
+    what another node holds, and the run judges as it does any."""
+    report = Run(Settings(seed=2, seconds=40.0, min_rate=10.0), tmp_path, [KILLED, Action(Kind.ROT, 1, 0.5, 3.0)] * 2).run()
+    assert report.findings == []
+    assert report.actions == {str(Kind.KILL_ALL): 2, str(Kind.ROT): 2}
+    assert sum(report.recoveries.values()) >= 2
+
+
+def test_a_node_whose_fsync_fails_stops_and_comes_back(tmp_path: Path) -> None:
+    """EIO for every fsync of a node that runs as it is: it ends with exit code 1, says why, acknowledges nothing of it, and starts again;
+    nothing is lost."""
+    problem = failing_fsync.why_not()
+    if problem is not None:
+        pytest.skip(problem)
+    actions = [Action(Kind.FAIL_FSYNC, choice, 1.5, 3.0) for choice in (1, 2, 3)]
+    report = Run(Settings(seed=3, seconds=40.0, min_rate=10.0), tmp_path, actions).run()
+    assert report.findings == []
+    assert report.actions == {str(Kind.FAIL_FSYNC): 3}
+    assert report.recoveries == {"stopped after a failed fsync": 3}
 
 
 def test_a_run_that_does_too_little_fails(tmp_path: Path) -> None:

@@ -186,7 +186,8 @@ def test_rot_in_the_log_is_repaired_with_the_other_nodes(cluster: Cluster) -> No
 
 
 def test_rot_that_the_state_holds_needs_no_other_node(make_cluster: MakeCluster) -> None:
-    """A node that stopped in order has everything in its state, so its log begins after that; also when it is all alone."""
+    """A node that stopped in order has everything in its state, so its log begins after that; also when it is all alone; it says
+    that it found rot."""
     cluster = make_cluster(count=1)
     written = fill(cluster, 200)
     cluster.process("n1").signal(signal.SIGTERM)
@@ -194,6 +195,7 @@ def test_rot_that_the_state_holds_needs_no_other_node(make_cluster: MakeCluster)
     rotten(cluster, "n1", list(written.values())[100])
     cluster.start("n1")
     cluster.wait_for_leader()
+    assert cluster.log("n1").count("rot_found") == cluster.log("n1").count("rot_forgotten") == 1
     check_all(cluster, written)
 
 

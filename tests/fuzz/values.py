@@ -105,7 +105,7 @@ def seeds() -> list[bytes]:
     group = Group(0, SESSION, 1, 0, 2, commands(b"SET k v", b"INCR n"))
     reads = commands(b"GET k", b"SCAN 5 MATCH a*[b-c] COUNT 3", b"PTTL k", b"EXISTS a b", b"DBSIZE")
     values: list[Value] = [
-        PreVote(*head, 4, 8, 2), PreVoteResponse(*head, 4, True), Vote(*head, 8, 2, True), VoteResponse(*head, False),
+        PreVote(*head, 4, 8, 2, 1), PreVoteResponse(*head, 4, True, 1), Vote(*head, 8, 2, True), VoteResponse(*head, False),
         Append(*head, 8, 2, (Entry(9, 3, EntryKind.BATCH, b"payload"), Entry(10, 3, EntryKind.NOOP, b"")), 8), AppendResponse(*head, 9),
         AppendRejected(*head, 8, 7, 2, 7), Heartbeat(*head, 8, 1), HeartbeatResponse(*head, 1), install, SnapshotRequest(*head, "lost"),
         TimeoutNow(*head), ForwardWrites(group), WritesRefused(SESSION, 1, "no", "n3"), ForwardReads(1, reads, 5),

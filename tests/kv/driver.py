@@ -9,7 +9,7 @@ from raftkv.kv.batch import FORMAT_VERSION, Batch, Group, encode_batch
 from raftkv.kv.commands import encode_commands, parse_request
 from raftkv.kv.machine import Applied, GroupReplies, KvMachine
 from raftkv.kv.replies import CommandError, Reply
-from raftkv.kv.sessions import Limits
+from raftkv.kv.sessions import LIMITS, Limits
 from raftkv.kv.store import Store
 from raftkv.sim.disk import SimDisk
 from raftkv.sim.store import ModelStore
@@ -97,6 +97,13 @@ class Driver:
         """Time passes, and a batch without commands says so."""
         self.now_ms += ms
         self.groups()
+
+    def age_ms(self, ms: int) -> None:
+        """Sessions grow so much older: time passes in steps that their clock follows."""
+        while ms > 0:
+            step = min(ms, LIMITS.advance_ms)
+            self.pass_ms(step)
+            ms -= step
 
     def read(self, request: Request) -> Reply:
         """The reply to a read."""

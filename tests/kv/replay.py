@@ -9,9 +9,13 @@ import random
 import sys
 from pathlib import Path
 
+from raftkv.kv.sessions import Limits
 from raftkv.kv.store import Store
 from raftkv.storage.store import RocksStore
 from tests.kv.driver import START_MS, Driver, Request, empty_store, group, rows_of
+
+LIMITS = Limits(age_ms=30_000)
+"""Sessions that age within the few batches of the history."""
 
 
 def request(rng: random.Random) -> Request:
@@ -51,7 +55,7 @@ def history(driver: Driver, entries: int = 150, seed: int = 7) -> None:
 def main() -> None:
     """Replay and report."""
     store: Store = RocksStore(Path(sys.argv[2]) / "live") if sys.argv[1] == "rocks" else empty_store()
-    driver = Driver(store)
+    driver = Driver(store, LIMITS)
     history(driver)
     sys.stdout.write(driver.machine.digest.hex() + "\n")
     sys.stdout.writelines(f"{name.hex()} {value.hex()}\n" for name, value in rows_of(store))

@@ -17,7 +17,7 @@ from raftkv.sim.disk import SimDisk
 from raftkv.sim.store import ModelStore
 from raftkv.storage.store import RocksStore
 from tests.kv.driver import Driver, empty_store, rows_of
-from tests.kv.replay import history
+from tests.kv.replay import LIMITS, history
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,11 +46,11 @@ def test_processes_with_different_hash_seeds_agree(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_model_and_rocksdb_hold_the_same_rows(tmp_path: Path, seed: int) -> None:
     """A history on RocksDB, flushed and reopened in between, and on the model gives equal rows, digests and next expiries."""
-    model = Driver(empty_store())
+    model = Driver(empty_store(), LIMITS)
     history(model, seed=seed)
     for length in range(0, len(model.log) + 40, 40):
         store = RocksStore(tmp_path / "live")
-        rocks = Driver(store)
+        rocks = Driver(store, LIMITS)
         rocks.follow(model.log[:length])
         if length >= len(model.log):
             assert rows_of(store) == rows_of(model.store)
@@ -66,7 +66,7 @@ def test_replaying_after_a_crash_gives_the_same_state(seed: int) -> None:
     """A crash loses a suffix of the applied entries; applying the log again from where the store stands gives the same rows and digest
     as never having crashed, however often it happens."""
     rng = random.Random(seed)
-    steady = Driver()
+    steady = Driver(limits=LIMITS)
     history(steady, entries=40, seed=seed)
     log = steady.log
     digests = {0: KvMachine(empty_store()).digest, **dict(steady.machine.digest_ring.pairs())}
@@ -74,7 +74,7 @@ def test_replaying_after_a_crash_gives_the_same_state(seed: int) -> None:
     reached = 0
     while reached < len(log):
         store = ModelStore(disk, "store")
-        crashing = Driver(store)
+        crashing = Driver(store, LIMITS)
         assert crashing.machine.applied_index <= reached
         assert crashing.machine.digest == digests[crashing.machine.applied_index]
         reached = min(len(log), crashing.machine.applied_index + rng.randint(1, 30))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.errors import Busy, Corrupt, InvariantBroken, StorageError, UnknownFormat
+from raftkv.errors import Busy, Corrupt, InvariantBroken, StateDamaged, StorageError, UnknownFormat
 from raftkv.kv import string_commands
 from raftkv.kv.batch import Batch, Group, encode_batch
 from raftkv.kv.commands import encode_commands, parse_request
@@ -448,3 +448,13 @@ def test_a_command_error_reads_like_its_reply() -> None:
         fail("no", "WRONGTYPE")
     assert str(CommandError(Failure("ERR", "x"))) == "ERR x"
     assert Simple("OK") == OK
+
+
+@pytest.mark.parametrize("row", [b"", b"\x01\x01", bytes(17)])
+@pytest.mark.parametrize("request_", ["get a", "incr a", "set a 1 xx", "expire a 10", "exists a", "scan 0"])
+def test_a_row_that_is_cut_off_is_never_an_answer(row: bytes, request_: str) -> None:
+    """Such a row is damage of this replica's store: an error reply would differ from that of the others."""
+    driver = Driver()
+    driver.store.write({value_key(b"a"): row})
+    with pytest.raises(StateDamaged):
+        driver.run(request_)

@@ -130,19 +130,48 @@ def test_the_number_of_kept_groups_is_bounded() -> None:
     assert driver.read("get n") == b"5"
 
 
-def test_a_session_ages_by_the_clock_of_the_log() -> None:
-    """A session unused for its age is forgotten with its replies, but never by the batch that uses it."""
+def test_a_session_ages_as_time_passes_in_the_log() -> None:
+    """A session unused for its age is forgotten with its replies, but never by the batch that uses it. A restart in between changes
+    nothing."""
     driver = Driver()
     driver.groups(group(SESSION, 1, ["incr n"]))
     driver.groups(group(OTHER, 1, ["incr n"]))
-    driver.pass_ms(LIMITS.age_ms)
+    driver.age_ms(LIMITS.age_ms)
     assert driver.machine.session_last(SESSION) == 1
-    driver.now_ms += LIMITS.age_ms
-    assert answers(driver.groups(group(SESSION, 2, ["incr n"]))) == [(None, [3])]
-    assert driver.machine.session_last(OTHER) is None
-    assert answers(driver.groups(group(OTHER, 2, ["incr n"]))) == [("unknown_session", [])]
-    driver.pass_ms(LIMITS.age_ms + 1)
-    assert [row for row in rows_of(driver.store) if row[0][:1] in b"sr"] == []
+    restarted = Driver(driver.store)
+    restarted.now_ms = driver.now_ms + 1
+    assert answers(restarted.groups(group(SESSION, 2, ["incr n"]))) == [(None, [3])]
+    assert restarted.machine.session_last(OTHER) is None
+    assert answers(restarted.groups(group(OTHER, 2, ["incr n"]))) == [("unknown_session", [])]
+    restarted.age_ms(LIMITS.age_ms + 1)
+    assert [row for row in rows_of(restarted.store) if row[0][:1] in b"sr"] == []
+
+
+@pytest.mark.parametrize("jump_ms", [LIMITS.age_ms + 1, 365 * 24 * LIMITS.age_ms])
+def test_a_jump_of_the_clock_makes_no_session_old(jump_ms: int) -> None:
+    """The first command of a session is applied, the wall clocks of a majority jump ahead, and the command is sent again: it is counted
+    once, however many batches lie in between, and a key with a time to live follows the jump."""
+    driver = Driver()
+    sent = group(SESSION, 1, ["incr n", "set k v px 60000"])
+    answered = driver.groups(sent)
+    driver.pass_ms(jump_ms)
+    for _ in range(2 * LIMITS.age_ms // LIMITS.advance_ms):
+        driver.pass_ms(1)
+    assert driver.read("get k") is None
+    assert driver.groups(sent) == answered
+    assert driver.read("get n") == b"1"
+
+
+def test_rare_batches_let_sessions_live_longer() -> None:
+    """Where nobody writes, each batch counts for what one may at most: a session outlives its age, and goes in the end."""
+    driver = Driver()
+    driver.groups(group(SESSION, 1, ["incr n"]))
+    batches = LIMITS.age_ms // LIMITS.advance_ms
+    for _ in range(batches):
+        driver.pass_ms(LIMITS.age_ms)
+    assert driver.machine.session_last(SESSION) == 1
+    driver.pass_ms(LIMITS.age_ms)
+    assert driver.machine.session_last(SESSION) is None
 
 
 def test_sessions_are_forgotten_a_few_at_a_time() -> None:
@@ -152,7 +181,8 @@ def test_sessions_are_forgotten_a_few_at_a_time() -> None:
     for name in names:
         driver.groups(group(name, 1, ["incr n"]))
         driver.now_ms += name[-1] % 2
-    driver.now_ms += LIMITS.age_ms + 10
+    driver.age_ms(LIMITS.age_ms - 4)  # the sessions were opened within 3 ms
+    driver.now_ms += 10
     left = []
     for _ in range(3):
         driver.groups()

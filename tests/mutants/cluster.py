@@ -22,7 +22,7 @@ from raftkv.kv.keyspace import Changes
 from raftkv.kv.machine import Applied, KvMachine
 from raftkv.kv.replies import OK, Reply, fail
 from raftkv.kv.rows import EXPIRIES, STATE_ROW, VALUES, VALUES_END, decode_expiry_key, expiry_key, value_key
-from raftkv.kv.sessions import SessionChanges
+from raftkv.kv.sessions import SessionChanges, Sessions
 from raftkv.kv.store import Ranges, Rows, Writes
 from raftkv.kv.string_commands import IncrementBy
 from raftkv.raft.leader import Leader
@@ -450,6 +450,12 @@ def an_index_row_deletes_whatever_has_its_key(patch: pytest.MonkeyPatch) -> None
             changes.put_row(name, None)
 
     patch.setattr(machine_module, "delete_due", delete_due)
+
+
+@plant("93", by=found(storms.JUMPS, "order on a connection", "acknowledged writes", "linearizable reads", "counters", "reply"))
+def sessions_age_by_the_logs_clock(patch: pytest.MonkeyPatch) -> None:
+    """When the log's clock jumps by more than the age of a session, what is sent again opens the session again."""
+    patch.setattr(Sessions, "clock_after", lambda sessions, clock_ms, passed_ms: clock_ms + passed_ms)
 
 
 # The log's clock.

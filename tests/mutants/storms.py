@@ -80,6 +80,9 @@ CLOCKS = replace(ELECTIONS, wall_offsets_ms=(0, YEAR_MS, -30))
 PAST_CLOCKS = replace(ELECTIONS, wall_offsets_ms=(YEAR_MS, 2 * YEAR_MS, 0))
 """Wall clocks that agree in nothing: the log is often ahead of all of them."""
 
+JUMPS = storm(Rates(clock_jump=60, transfer=60, kill=150, pause=200), storm_ms=3_000)
+"""The wall clocks of all nodes jump ahead together, and new leaders take the log's clock along."""
+
 FAILING = replace(QUIET, load=replace(QUIET.load, failing=0.1))
 MANY_WRITERS = replace(QUIET, load=replace(QUIET.load, clients=12, think_us=(200, 3_000)))
 LONG = replace(QUIET, storm_ms=6_000)

@@ -137,7 +137,7 @@ def wins(raft: Raft, *, acknowledge: bool = True) -> list[Message]:
     disk; with `acknowledge` n2 and n3 have it too."""
     campaigns(raft)
     term = raft.term + 1
-    hears(raft, PreVoteResponse("n2", "n1", raft.term, 102, term, True))
+    hears(raft, PreVoteResponse("n2", "n1", raft.term, 102, term, True, raft.pre_vote_round))
     sent = hears(raft, VoteResponse("n2", "n1", term, 102, True))
     assert raft.role is Role.LEADER
     if acknowledge:

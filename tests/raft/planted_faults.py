@@ -479,6 +479,19 @@ def nobody_holds_to_a_leader(patch: pytest.MonkeyPatch) -> None:
 
 
 @fault(49)
+def late_answers_count_in_the_next_round(patch: pytest.MonkeyPatch) -> None:
+    """An answer to an earlier question is taken for one to the newest."""
+    original = PreCandidate.step
+
+    def step(candidate: Any, message: Message) -> None:
+        if isinstance(message, PreVoteResponse):
+            message = replace(message, round=candidate._raft.pre_vote_round)
+        original(candidate, message)
+
+    patch.setattr(PreCandidate, "step", step)
+
+
+@fault(49)
 def grants_of_different_rounds_add_up(patch: pytest.MonkeyPatch) -> None:
     """Nodes that were without the leader one after the other count as a majority that is without it."""
     original = PreCandidate.start

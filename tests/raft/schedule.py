@@ -18,8 +18,8 @@ from raftkv.errors import InvalidRequest, Refused
 from raftkv.raft.config import Config
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.raft.ready import Role
-from raftkv.raft.types import Configuration, EntryId
-from tests.raft.network import Flight, MachineState, Network, Node, formed, unformed
+from raftkv.raft.types import Configuration, EntryId, SnapshotMeta
+from tests.raft.network import Disk, Flight, MachineState, Network, Node, formed, unformed
 from tests.raft.oracle import Violation
 
 STORM_CONFIG = Config(
@@ -330,9 +330,9 @@ class Storm:
         found: list[list[str]] = []
         for chosen in itertools.combinations(self.names, len(self.names) // 2 + 1):
             stateless = [name for name in chosen if self.lacks_state(self.network[name])]
-            last = min(disks[name].last.index for name in chosen)
             sound = all(name not in self.wiped and disks[name].suspect is None for name in chosen)
-            if sound and all(disks[name].begin.index <= last for name in stateless) and len(stateless) < len(chosen):
+            met = all(_meets(disks[name].begin, disks[other]) for name in stateless for other in chosen)
+            if sound and met and len(stateless) < len(chosen):
                 found.insert(0 if stateless else len(found), list(chosen))
         return found[0] if found else None
 
@@ -448,3 +448,8 @@ def seeded(seed: int, nodes: int, steps: int = STORM_STEPS) -> Storm:
     run.run(source.getrandbits(24) for _ in range(steps))
     run.calm()
     return run
+
+
+def _meets(begin: SnapshotMeta, other: Disk) -> bool:
+    """Whether a log that begins after `begin` and goes on far enough brings the node with the log `other` up to date."""
+    return begin.index <= other.begin.index or other.term_at(begin.index) == begin.term

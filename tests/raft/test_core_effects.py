@@ -66,7 +66,7 @@ def pre_candidate() -> Raft:
 def candidate() -> Raft:
     """n1 stands for election in term 2, its own vote counted."""
     raft = pre_candidate()
-    hears(raft, PreVoteResponse("n2", "n1", 1, 102, 2, True))
+    hears(raft, PreVoteResponse("n2", "n1", 1, 102, 2, True, 1))
     return raft
 
 
@@ -305,7 +305,7 @@ def test_a_followers_patience_ends_in_a_question() -> None:
     ready = take(raft)
     assert ready == Ready(
         number=ready.number,
-        messages=tuple(PreVote("n1", peer, 1, 101, 2, 2, 1) for peer in ("n1", "n2", "n3")),
+        messages=tuple(PreVote("n1", peer, 1, 101, 2, 2, 1, 1) for peer in ("n1", "n2", "n3")),
         role=RoleChange(Role.PRE_CANDIDATE, 1, None),
     )
 
@@ -313,7 +313,7 @@ def test_a_followers_patience_ends_in_a_question() -> None:
 def test_an_election_begins_on_the_disk() -> None:
     """A candidate's term and vote are durable before anybody is asked, and its own vote comes back to it then."""
     raft = pre_candidate()
-    raft.step(PreVoteResponse("n2", "n1", 1, 102, 2, True))
+    raft.step(PreVoteResponse("n2", "n1", 1, 102, 2, True, 1))
     ready = take(raft)
     assert ready == Ready(
         number=ready.number,
@@ -416,7 +416,9 @@ def test_a_follower_answers(message: Message, answers: list[Message]) -> None:
         (pre_candidate, PreVote("n2", "n1", 1, 102, 2, 2, 1), [PreVoteResponse("n1", "n2", 1, 101, 2, True)], Role.PRE_CANDIDATE, 1),
         (pre_candidate, Heartbeat("n2", "n1", 1, 102, 0, 1), [HeartbeatResponse("n1", "n2", 1, 101, 1)], Role.FOLLOWER, 1),
         (pre_candidate, PreVoteResponse("n2", "n1", 4, 102, 2, False), NOTHING, Role.FOLLOWER, 4),
-        (pre_candidate, PreVoteResponse("n2", "n1", 1, 102, 9, True), NOTHING, Role.PRE_CANDIDATE, 1),
+        (pre_candidate, PreVoteResponse("n2", "n1", 1, 102, 9, True, 1), NOTHING, Role.PRE_CANDIDATE, 1),
+        (pre_candidate, PreVoteResponse("n2", "n1", 1, 102, 2, True), NOTHING, Role.PRE_CANDIDATE, 1),
+        (pre_candidate, PreVoteResponse("n2", "n1", 1, 102, 2, True, 2), NOTHING, Role.PRE_CANDIDATE, 1),
         (pre_candidate, VoteResponse("n2", "n1", 1, 102, True), NOTHING, Role.PRE_CANDIDATE, 1),
         (candidate, Vote("n2", "n1", 2, 102, 9, 9), [VoteResponse("n1", "n2", 2, 101, False)], Role.CANDIDATE, 2),
         (candidate, Vote("n2", "n1", 3, 102, 9, 9), [VoteResponse("n1", "n2", 3, 101, True)], Role.FOLLOWER, 3),
@@ -627,7 +629,7 @@ def test_the_same_inputs_give_the_same_outputs() -> None:
         for step in range(400):
             raft.tick()
             if raft.role is Role.PRE_CANDIDATE:
-                raft.step(PreVoteResponse("n3", "n1", raft.term, 103, raft.term + 1, True))
+                raft.step(PreVoteResponse("n3", "n1", raft.term, 103, raft.term + 1, True, raft.pre_vote_round))
             if raft.role is Role.CANDIDATE and step % 7 == 0:
                 raft.step(VoteResponse("n2", "n1", raft.term, 102, True))
             if raft.role is Role.LEADER:

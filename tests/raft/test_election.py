@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from raftkv.raft.messages import (
     Append,
@@ -114,8 +115,8 @@ def test_who_lost_the_leader_asks_again_those_who_kept_silent() -> None:
     raft.peer_lost("n2")
     ticks(raft, TEST_CONFIG.lost_leader_ticks)
     again = ticks(raft, HEARTBEAT)
-    assert again == [PreVote("n1", to, 1, 101, 2, 1, 1) for to in ("n2", "n3")]
-    hears(raft, PreVoteResponse("n3", "n1", 1, 103, 2, True))
+    assert again == [PreVote("n1", to, 1, 101, 2, 1, 1, 2) for to in ("n2", "n3")]
+    hears(raft, PreVoteResponse("n3", "n1", 1, 103, 2, True, 2))
     assert role_of(raft) is Role.CANDIDATE
 
 
@@ -137,6 +138,31 @@ def test_grants_of_different_rounds_do_not_add_up() -> None:
         assert network[name].raft.leader == "n5"
     assert network["n1"].raft.role is Role.PRE_CANDIDATE
     assert network["n5"].leads(1)
+
+
+@pytest.mark.parametrize("again_ticks", [HEARTBEAT, 2 * ELECTION])
+def test_a_late_answer_does_not_count_in_the_next_round(again_ticks: int) -> None:
+    """A grant that was under way when the node asked again, after a heartbeat's time or at its timeout, says that its sender was without
+    the leader then, not now: it elects nobody, and the answer to the newest round does (HAZARDS 44, 49)."""
+    raft = bare(1)
+    hears(raft, Heartbeat("n2", "n1", 1, 102, 0, 1))
+    raft.peer_lost("n2")
+    ticks(raft, TEST_CONFIG.lost_leader_ticks)
+    late = PreVoteResponse("n3", "n1", 1, 103, 2, True, raft.pre_vote_round)
+    assert any(isinstance(message, PreVote) for message in ticks(raft, again_ticks))
+    hears(raft, late)
+    assert role_of(raft) is Role.PRE_CANDIDATE
+    hears(raft, replace(late, round=raft.pre_vote_round))
+    assert role_of(raft) is Role.CANDIDATE
+
+
+def test_an_answer_names_the_round_that_asked() -> None:
+    """Granted or not, an answer repeats the number of the round, also of one that it has not seen before."""
+    for round_number in (7, 3):
+        (granted,) = hears(bare(1), PreVote("n3", "n1", 1, 103, 2, 9, 9, round_number))
+        (refused,) = hears(bare(1), PreVote("n3", "n1", 1, 103, 2, 0, 0, round_number))
+        assert granted == PreVoteResponse("n1", "n3", 1, 101, 2, True, round_number)
+        assert refused == PreVoteResponse("n1", "n3", 1, 101, 2, False, round_number)
 
 
 def test_who_heard_nothing_for_long_asks_once() -> None:
@@ -234,7 +260,7 @@ def test_the_only_electable_node_is_elected() -> None:
 def test_a_vote_of_a_stranger_does_not_count() -> None:
     """Votes of nodes that are not in the configuration elect nobody."""
     raft = campaigns(bare(1, configuration=FIVE))
-    hears(raft, *(PreVoteResponse(f"x{n}", "n1", 1, n, 2, True) for n in range(1, 9)))
+    hears(raft, *(PreVoteResponse(f"x{n}", "n1", 1, n, 2, True, 1) for n in range(1, 9)))
     assert role_of(raft) is Role.PRE_CANDIDATE
     assert raft.dropped["vote that does not count"] == 8
 
@@ -242,10 +268,10 @@ def test_a_vote_of_a_stranger_does_not_count() -> None:
 def test_answers_of_an_older_campaign_elect_nobody() -> None:
     """When a candidate starts again, votes for its earlier term do not count any more (HAZARDS 5)."""
     raft = campaigns(bare(1))
-    hears(raft, PreVoteResponse("n2", "n1", 1, 102, 2, True))
+    hears(raft, PreVoteResponse("n2", "n1", 1, 102, 2, True, 1))
     assert (role_of(raft), raft.term) == (Role.CANDIDATE, 2)
     ticks(raft, 2 * ELECTION)
-    hears(raft, PreVoteResponse("n2", "n1", 2, 102, 3, True))
+    hears(raft, PreVoteResponse("n2", "n1", 2, 102, 3, True, 2))
     assert (role_of(raft), raft.term) == (Role.CANDIDATE, 3)
     hears(raft, VoteResponse("n2", "n1", 2, 102, True))
     assert role_of(raft) is Role.CANDIDATE

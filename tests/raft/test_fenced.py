@@ -32,7 +32,7 @@ def leading_without_state(configuration: Configuration = THREE) -> Raft:
     ticks(raft, PATIENCE)
     campaigns(raft)
     for voter in configuration.voters[1:]:
-        hears(raft, PreVoteResponse(voter, "n1", 1, INCARNATIONS[voter], 2, True))
+        hears(raft, PreVoteResponse(voter, "n1", 1, INCARNATIONS[voter], 2, True, raft.pre_vote_round))
     for voter in configuration.voters[1:]:
         hears(raft, VoteResponse(voter, "n1", 2, INCARNATIONS[voter], True))
     assert role_of(raft) is Role.LEADER

@@ -119,9 +119,9 @@ def test_a_restart_obeys_the_newest_configuration_of_the_log() -> None:
 def test_the_first_election_needs_every_vote_and_writes_down_who_voted() -> None:
     """An unformed cluster elects with all votes only; the winner's first entry names the incarnations that elected it."""
     raft = campaigns(bare(configuration=unformed("n1", "n2", "n3")))
-    hears(raft, PreVoteResponse("n2", "n1", 0, 902, 1, True))
+    hears(raft, PreVoteResponse("n2", "n1", 0, 902, 1, True, 1))
     assert role_of(raft) is Role.PRE_CANDIDATE
-    hears(raft, PreVoteResponse("n3", "n1", 0, 903, 1, True))
+    hears(raft, PreVoteResponse("n3", "n1", 0, 903, 1, True, 1))
     assert role_of(raft) is Role.CANDIDATE
     hears(raft, VoteResponse("n2", "n1", 1, 902, True))
     assert role_of(raft) is Role.CANDIDATE
@@ -136,7 +136,7 @@ def test_the_first_election_needs_every_vote_and_writes_down_who_voted() -> None
 def test_one_refusal_ends_the_first_election() -> None:
     """A refusal makes an unformed candidate a follower at once: everybody is needed."""
     raft = campaigns(bare(configuration=unformed("n1", "n2", "n3")))
-    hears(raft, PreVoteResponse("n2", "n1", 0, 902, 1, False))
+    hears(raft, PreVoteResponse("n2", "n1", 0, 902, 1, False, 1))
     assert role_of(raft) is Role.FOLLOWER
 
 
@@ -144,7 +144,7 @@ def test_a_cluster_with_an_unknown_learner_forms() -> None:
     """A learner that was never heard does not keep the voters from forming the cluster, and a majority elects from then on."""
     configuration = Configuration(unformed("n1", "n2", "n3", "n4").members, ("n1", "n2", "n3"), (), ("n4",))
     raft = campaigns(bare(configuration=configuration))
-    hears(raft, *(PreVoteResponse(peer, "n1", 0, 900, 1, True) for peer in ("n2", "n3")))
+    hears(raft, *(PreVoteResponse(peer, "n1", 0, 900, 1, True, 1) for peer in ("n2", "n3")))
     hears(raft, *(VoteResponse(peer, "n1", 1, 900, True) for peer in ("n2", "n3")))
     assert role_of(raft) is Role.LEADER
     assert raft.view.formed
@@ -164,7 +164,7 @@ def test_a_wiped_node_does_not_get_a_vote() -> None:
 def test_a_wiped_nodes_vote_does_not_count() -> None:
     """A vote that comes under a known name with another incarnation elects nobody."""
     raft = campaigns(bare(1))
-    hears(raft, PreVoteResponse("n2", "n1", 1, 999, 2, True))
+    hears(raft, PreVoteResponse("n2", "n1", 1, 999, 2, True, 1))
     assert role_of(raft) is Role.PRE_CANDIDATE
     assert raft.dropped["vote that does not count"] == 1
 

@@ -26,7 +26,7 @@ def test_a_pre_vote_of_a_node_in_an_older_term_counts() -> None:
     (fenced, suspect) would never help to elect anybody (HAZARDS 45)."""
     node = alone(1, term=5)
     node.network.campaign("n1")
-    hear(node, PreVoteResponse("n2", "n1", 2, 102, 6, True))
+    hear(node, PreVoteResponse("n2", "n1", 2, 102, 6, True, 1))
     assert (node.raft.role, node.raft.term) == (Role.CANDIDATE, 6)
 
 
@@ -34,7 +34,7 @@ def test_a_refused_pre_vote_of_an_older_term_is_no_vote() -> None:
     """A refusal that comes in an older term counts as a refusal, and changes no term."""
     node = alone(1, term=5)
     node.network.campaign("n1")
-    hear(node, PreVoteResponse("n2", "n1", 2, 102, 6, False))
+    hear(node, PreVoteResponse("n2", "n1", 2, 102, 6, False, 1))
     assert (node.raft.role, node.raft.term) == (Role.PRE_CANDIDATE, 5)
 
 

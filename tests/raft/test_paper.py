@@ -41,7 +41,7 @@ def candidate(node: Node) -> Node:
     for message in take_sent(node.network, PreVote):
         assert isinstance(message, PreVote)
         rank = int(message.to[1:])
-        node.raft.step(PreVoteResponse(message.to, "n1", node.raft.term, 100 + rank, message.campaign_term, True))
+        node.raft.step(PreVoteResponse(message.to, "n1", node.raft.term, 100 + rank, message.campaign_term, True, message.round))
         node.settle()
     return node
 

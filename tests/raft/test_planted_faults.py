@@ -19,6 +19,7 @@ from tests.raft import test_fenced as fenced
 from tests.raft import test_own_rules as own
 from tests.raft import test_paper as paper
 from tests.raft import test_thesis as thesis
+from tests.raft.bare import ELECTION, HEARTBEAT
 from tests.raft.planted_faults import FAULTS, Fault, named
 from tests.raft.schedule import STORM_SEEDS, seeded
 from tests.raft.script import run
@@ -92,6 +93,10 @@ CHECKS: dict[str, list[Check]] = {
     "a_transfer_never_ends": [thesis.test_3_10_a_transfer_that_takes_too_long_is_given_up, trace("transfer_timeout")],
     "a_peer_stays_in_probe": [thesis.test_10_2_2_appends_are_pipelined, trace("pipeline")],
     "nobody_holds_to_a_leader": [thesis.test_4_2_3_a_vote_request_does_not_disturb_who_hears_a_leader, trace("stickiness")],
+    "late_answers_count_in_the_next_round": [
+        partial(election.test_a_late_answer_does_not_count_in_the_next_round, HEARTBEAT),
+        partial(election.test_a_late_answer_does_not_count_in_the_next_round, 2 * ELECTION),
+    ],
     "grants_of_different_rounds_add_up": [election.test_grants_of_different_rounds_do_not_add_up],
     "a_lost_connection_shortens_the_promise": [
         thesis.test_6_4_1_a_lost_connection_does_not_shorten_the_promise,

@@ -53,7 +53,7 @@ def test_9_6_asking_changes_nothing_at_the_asker() -> None:
     node.network.campaign("n1")
     assert (node.raft.role, node.raft.term) == (Role.PRE_CANDIDATE, 4)
     assert node.disk.hard_state == HardState(4, "n3")
-    assert take_sent(node.network) == [PreVote("n1", peer, 4, 101, 5, 1, 1) for peer in ("n2", "n3")]
+    assert take_sent(node.network) == [PreVote("n1", peer, 4, 101, 5, 1, 1, 1) for peer in ("n2", "n3")]
 
 
 def test_9_6_answering_changes_nothing_at_the_voter() -> None:
@@ -91,7 +91,7 @@ def test_9_6_only_a_majority_starts_an_election(granted: int, role: Role) -> Non
     node = alone(voters=5)
     node.network.campaign("n1")
     for rank in range(granted):
-        hear(node, PreVoteResponse(f"n{rank + 2}", "n1", 0, 102 + rank, 1, True))
+        hear(node, PreVoteResponse(f"n{rank + 2}", "n1", 0, 102 + rank, 1, True, 1))
     assert (node.raft.role, node.raft.term) == (role, int(role is Role.CANDIDATE))
 
 
@@ -99,7 +99,7 @@ def test_9_6_an_answer_for_another_campaign_does_not_count() -> None:
     """9.6: an answer is for the term that was asked for; a late one for another campaign counts for nothing."""
     node = alone(term=3)
     node.network.campaign("n1")
-    hear(node, PreVoteResponse("n2", "n1", 3, 102, 3, True), PreVoteResponse("n3", "n1", 3, 103, 5, True))
+    hear(node, PreVoteResponse("n2", "n1", 3, 102, 3, True, 1), PreVoteResponse("n3", "n1", 3, 103, 5, True, 1))
     assert node.raft.role is Role.PRE_CANDIDATE
 
 

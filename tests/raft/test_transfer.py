@@ -15,6 +15,7 @@ from raftkv.raft.messages import (
     Vote,
 )
 from raftkv.raft.ready import Role
+from raftkv.raft.types import EntryId
 from tests.raft.bare import ELECTION, HEARTBEAT, bare, hears, leading, role_of, settle, ticks, wins
 from tests.raft.network import Network, formed
 
@@ -120,8 +121,10 @@ def test_a_target_that_is_lost_is_given_up() -> None:
     for _ in range(ELECTION):
         ticks(raft, 1)
         hears(raft, HeartbeatResponse("n3", "n1", 2, 103, 1))
-    raft.propose(b"a")
+    assert raft.propose(b"a") == EntryId(3, 2)
     raft.transfer_leadership("n3")
+    settle(raft)
+    assert [order.to for order in orders(hears(raft, AppendResponse("n3", "n1", 2, 103, 3)))] == ["n3"]
 
 
 def test_a_late_win_of_a_given_up_transfer_is_an_ordinary_election() -> None:
@@ -168,7 +171,8 @@ def test_stepping_down_ends_a_transfer() -> None:
     raft.step_down()
     settle(raft)
     wins(raft)
-    raft.propose(b"a")
+    assert raft.propose(b"a") == EntryId(4, 3)
+    assert orders(settle(raft)) == []
 
 
 def test_an_order_from_anybody_but_the_leader_is_ignored() -> None:

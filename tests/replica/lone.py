@@ -93,7 +93,7 @@ class Lone:
         while raft.role is not Role.PRE_CANDIDATE:
             self.tick(1)
             self.persist()
-        self.replica.receive("n2", PreVoteResponse("n2", "n1", raft.term, 2, raft.term + 1, True))
+        self.replica.receive("n2", PreVoteResponse("n2", "n1", raft.term, 2, raft.term + 1, True, raft.pre_vote_round))
         self.replica.pump(0)
         self.persist()
         self.replica.receive("n2", VoteResponse("n2", "n1", raft.term, 2, True))

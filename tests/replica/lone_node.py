@@ -136,7 +136,7 @@ class Node:
             self.settle()
             for ask in self.sent:
                 if isinstance(ask, PreVote) and ask.to == "n2":
-                    self.replica.receive("n2", PreVoteResponse("n2", "n1", ask.term, 7, ask.campaign_term, True))
+                    self.replica.receive("n2", PreVoteResponse("n2", "n1", ask.term, 7, ask.campaign_term, True, ask.round))
                 elif isinstance(ask, Vote) and ask.to == "n2":
                     self.replica.receive("n2", VoteResponse("n2", "n1", ask.term, 7, True))
             self.sent.clear()

@@ -13,6 +13,7 @@ from raftkv.errors import Corrupt, DiskFull
 from raftkv.raft.types import Entry, EntryId, EntryKind, HardState, SnapshotMeta
 from raftkv.repair import ANSWER_BYTES, ASK_AGAIN_MS, LOST_MS, PATIENCE_MS, REPORT_MS, Ending, ReadableLog, Repair, _Member, answer
 from raftkv.sim.disk import SimDisk, Survival
+from raftkv.storage.damage import ASIDE_PATH
 from raftkv.storage.rotten import RottenLog
 from raftkv.storage.wal import LogWrite, WalSettings
 from tests.storage.log_model import SMALL, Driver, LogModel, entries, entry, observed, same_log
@@ -404,6 +405,19 @@ def test_a_full_disk_is_waited_for() -> None:
     disk.capacity_bytes = None
     made.run(2 * PATIENCE_MS)
     assert made.endings == {"n1": Ending.GIVEN_UP}
+
+
+def test_a_damaged_state_that_was_set_aside_makes_room_for_giving_up() -> None:
+    """It is only kept, and no reason to wait for space."""
+    made = party([2], [])
+    compacted(made, "n2", 3)
+    made.leader = "n2"
+    disk = made.drivers["n1"].disk
+    disk.put(f"{ASIDE_PATH}/gen-00000001/ROWS", bytes(1_000_000))
+    disk.capacity_bytes = sum(map(len, disk.files().values()))
+    made.run()
+    assert made.endings == {"n1": Ending.GIVEN_UP}
+    assert not disk.exists(ASIDE_PATH)
 
 
 def test_an_open_log_that_has_rotted_stops_its_node_when_it_is_asked() -> None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 
+import pytest
+
+from raftkv.codec.record import RECORD_BYTES
+from raftkv.errors import Rotten
 from raftkv.kv.batch import FORMAT_VERSION, Batch, encode_batch
 from raftkv.kv.machine import KvMachine
 from raftkv.raft.membership import encode_configuration
 from raftkv.raft.types import Configuration, Entry, EntryId, EntryKind, HardState, Member, SnapshotMeta
 from raftkv.sim.disk import SimDisk, Survival
 from raftkv.sim.store import ModelEngine
-from raftkv.startup import Agreement, bootstrap_configuration, reconcile, snapshot_meta_of, stored_state
+from raftkv.startup import Agreement, bootstrap_configuration, forget_rot, reconcile, snapshot_meta_of, stored_state
 from raftkv.storage.checkpoint import StateDirectory
 from raftkv.storage.identity import Identity, create_identity
+from raftkv.storage.rotten import RottenLog
 from raftkv.storage.wal import LogWrite, Wal, WalSettings
 
 MEMBERS = tuple(Member(name, 0, f"127.0.0.1:{port}") for name, port in (("n1", 1), ("n2", 2), ("n3", 3)))
@@ -146,3 +152,88 @@ def test_a_log_that_contradicts_the_state_gives_way() -> None:
     stored = stored_state(IDENTITY, _reopened(wal), machine, None)
     assert stored.snapshot == SnapshotMeta(2, 2, FORMED)
     assert stored.last == EntryId(2, 2)
+
+
+# A log that is rotten, too.
+
+SETTINGS = WalSettings(segment_bytes=64 << 10)
+
+
+def _rotten(states_terms: Sequence[int], rotten: Sequence[int], *, header: bool = False) -> tuple[SimDisk, KvMachine]:
+    """A log of entries 1 to 4 in term 1, the last two in one group, of which the entries `rotten` have rotted (in their headers, which
+    may leave not even the term known, if `header`), and a state that has applied entries of the terms `states_terms`."""
+    disk = SimDisk(random.Random(1))
+    wal, machine, state = _open(disk)
+    for number, indices in enumerate([(1,), (2,), (3, 4)], 1):
+        wal.write([LogWrite(number, HardState(2, None), None, tuple([_entry(index, 1) for index in indices]), 0)])
+    wal.seal()
+    wal.close()
+    log = "wal/000000000001.log"
+    for index in rotten:
+        offset = disk.content(log).index(_entry(index, 1).payload)
+        disk.flip(log, offset - (RECORD_BYTES - 5 if header else -3), 0x10)
+    for index, term in enumerate(states_terms, 1):
+        _apply(machine, _entry(index, term))
+    state.store.flush()
+    return disk, machine
+
+
+def _forgets(disk: SimDisk, machine: KvMachine, fenced: str | None = None) -> list[int]:
+    """What is still rotten after the state was asked."""
+    with pytest.raises(Rotten):
+        Wal.open(disk, SETTINGS)
+    log = RottenLog.open(disk, SETTINGS)
+    forget_rot(log, machine, fenced)
+    left = [rotten.index for rotten in log.needed]
+    log.close()
+    return left
+
+
+@pytest.mark.parametrize("states_terms", [(1, 1, 1, 1, 1, 1), (1, 1, 2), (1, 1, 1, 1, 2)])
+@pytest.mark.parametrize("rotten", [(2,), (4,), (2, 3, 4)])
+def test_a_rotten_log_that_gives_way_to_the_state_waits_for_nobody(states_terms: tuple[int, ...], rotten: tuple[int, ...]) -> None:
+    """It would begin anew after the state if it were whole, so nobody has to be asked for what is rotten in it."""
+    disk, machine = _rotten(states_terms, rotten)
+    assert _forgets(disk, machine) == []
+    disk.crash(Survival.LOST)
+    disk.restart()
+    wal = Wal.open(disk, SETTINGS)
+    assert wal.suspect is None
+    stored = stored_state(IDENTITY, wal, machine, None)
+    position = EntryId(len(states_terms), states_terms[-1])
+    assert (stored.snapshot, stored.last) == (SnapshotMeta(position.index, position.term, FORMED), position)
+    assert (stored.applied, stored.committed, stored.fenced) == (position.index, position.index, None)
+    assert stored.hard_state == HardState(2, None)
+
+
+def test_a_rotten_log_that_goes_on_behind_the_state_keeps_what_it_has() -> None:
+    """What the state holds is forgotten, and nothing else."""
+    disk, machine = _rotten((1, 1, 1), [2])
+    assert _forgets(disk, machine) == []
+    wal = Wal.open(disk, SETTINGS)
+    assert (wal.begin, wal.last_index) == (SnapshotMeta(3, 1, FORMED), 4)
+    disk, machine = _rotten((1, 1, 1), [2, 4])
+    assert _forgets(disk, machine) == [4]
+
+
+def test_a_rotten_log_of_which_nobody_knows_whether_it_gives_way_waits() -> None:
+    """Where even the term of the entry at the state's position is rotten, what follows may have been acknowledged."""
+    disk, machine = _rotten((1, 1, 2), [3], header=True)
+    assert _forgets(disk, machine) == [3]
+
+
+def test_a_rotten_log_does_not_give_way_to_a_state_that_is_wrong() -> None:
+    """Nothing that a fenced state says of itself is believed."""
+    disk, machine = _rotten((1, 1, 1, 1, 1, 1), [2])
+    assert _forgets(disk, machine, "it differs") == [2]
+
+
+def test_planted_a_rotten_log_that_gives_way_to_whatever_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who begins anew wherever the terms are not known to agree drops what may have been acknowledged, or believes a wrong state."""
+    monkeypatch.setattr("raftkv.startup.reconcile", lambda *position, fenced: Agreement.BEGIN_ANEW)
+    for test in (
+        test_a_rotten_log_that_goes_on_behind_the_state_keeps_what_it_has,
+        test_a_rotten_log_does_not_give_way_to_a_state_that_is_wrong,
+    ):
+        with pytest.raises(AssertionError):
+            test()

@@ -13,6 +13,7 @@ from raftkv.codec.peer import Fence, Value
 from raftkv.server import node as server
 from raftkv.server.node import Node
 from raftkv.server.settings import Address, NodeSettings
+from raftkv.turns import Turns
 
 ADDRESS = Address("127.0.0.1", 1)
 TICK_MS = 20
@@ -30,11 +31,15 @@ class Stage(Node):
         self._loop: Any = Mock(call_later=self._set_timer)
         self.replica: Any = Mock(calm=True)
         self.replica.raft.has_ready.return_value = False
+        self.replica.raft.config.election_ticks = 50
         self._replica = self.replica
         self._router: Any = Mock()
         self._reporter: Any = Mock()
-        self._clock: Any = Mock()
-        self._identity: Any = Mock()
+        others: Any = Mock()
+        self._turns = Turns(
+            self.replica, self._router, others, others, self, others, others, tick_ms=TICK_MS, heartbeat_ticks=HEARTBEAT_TICKS
+        )
+        self._turns.begin(self.now_ms)
 
     def _set_timer(self, seconds: float, act: Callable[[], None]) -> Mock:
         handle = Mock()

@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from raftkv.errors import StateDamaged
+from raftkv.errors import StateDamaged, StorageError
 from raftkv.sim.disk import SimDisk, Survival
 from raftkv.sim.store import ModelEngine
 from raftkv.startup import snapshot_meta_of
 from raftkv.storage.checkpoint import StateDirectory
-from raftkv.storage.damage import ASIDE_PATH, damage, give_up_aside, note_damage, set_aside
+from raftkv.storage.damage import ASIDE_PATH, aside, damage, give_up_aside, note_damage, set_aside
 
 
 def _with_state(disk: SimDisk) -> None:
@@ -52,13 +52,36 @@ def test_a_state_that_is_set_aside_leaves_an_empty_one_and_is_kept() -> None:
     assert directory.store.get(b"key") is None
 
 
-def test_a_second_damaged_state_takes_the_place_of_the_first() -> None:
-    """One copy is kept, so that a disk that rots again and again is not filled."""
+def test_a_state_is_set_aside_beside_what_could_not_be_removed() -> None:
+    """What is left of another one neither keeps it from being moved nor is written over."""
     disk = SimDisk(random.Random(1))
+    for _ in range(3):
+        _with_state(disk)
+        set_aside(disk)
+    assert aside(disk) == [ASIDE_PATH, f"{ASIDE_PATH}-2", f"{ASIDE_PATH}-3"]
+    assert not disk.exists("state")
+    assert give_up_aside(disk)
+    assert aside(disk) == []
+
+
+class _Stuck(SimDisk):
+    """A disk on which one directory cannot be removed."""
+
+    def remove_tree(self, path: str) -> None:
+        if path == ASIDE_PATH:
+            raise StorageError(f"cannot remove {path}: Permission denied")
+        super().remove_tree(path)
+
+
+def test_what_cannot_be_removed_does_not_protect_the_rest() -> None:
+    """All that can be removed is, and the caller learns of what could not."""
+    disk = _Stuck(random.Random(1))
     for _ in range(2):
         _with_state(disk)
         set_aside(disk)
-    assert disk.exists(f"{ASIDE_PATH}/CURRENT")
+    with pytest.raises(StorageError, match="Permission denied"):
+        give_up_aside(disk)
+    assert aside(disk) == [ASIDE_PATH]
 
 
 def test_what_was_set_aside_can_be_given_up() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from raftkv.codec.record import RECORD_BYTES
-from raftkv.errors import Corrupt, InvariantBroken, Rotten, StorageError
+from raftkv.errors import Corrupt, DiskFull, InvariantBroken, Rotten, StorageError
 from raftkv.raft.types import Entry, EntryId, EntryKind, HardState, Index, SnapshotMeta
 from raftkv.sim.disk import Crashed, SimDisk, Survival
 from raftkv.storage.hard_state import HARD_STATE_PATH, SLOT_BYTES
@@ -288,6 +288,10 @@ def _end_before_rot(log: RottenLog, model: LogModel) -> None:
     log.end_before_rot()
 
 
+def _begin_anew(log: RottenLog, model: LogModel) -> None:
+    log.begin_anew(SnapshotMeta(20, 3))
+
+
 def _rotten_log() -> Driver:
     """A log over two segments, with a long group, rotten in both."""
     driver = log_of(entries(1, 2), entries(3, 6, 1, 600), entries(7, 8, 1, 900), entries(9, 9, 2, 900), entries(10, 11, 2, 300))
@@ -364,6 +368,53 @@ def test_a_crash_while_the_log_is_ended_before_the_rot_changes_all_or_nothing() 
         continue_and_check(driver)
 
 
+def test_a_crash_while_the_log_is_begun_anew_changes_all_or_nothing() -> None:
+    """The rot is there, or an empty log begins where it should; what the node has promised in its hard state stays."""
+    for driver in crashes(_begin_anew):
+        try:
+            driver.open()
+        except Rotten:
+            log = RottenLog.open(driver.disk, SMALL)
+            _begin_anew(log, driver.acked)
+            assert log.needed == ()
+            log.close()
+            driver.open()
+        wal = driver.wal
+        assert (wal.begin, wal.last_index, wal.suspect) == (SnapshotMeta(20, 3), 20, None)
+        assert wal.hard_state == driver.acked.hard_state
+        driver.acked = driver.doing = observed(wal)
+        continue_and_check(driver)
+
+
+def test_a_log_that_is_begun_anew_is_as_doubtful_as_it_was() -> None:
+    """A bad last group may have been acknowledged, whatever the state holds."""
+    driver = log_of(*FOUR[:3], entries(4, 6), sealed=False)
+    path, offset = places(driver)[EntryId(4, 1)]
+    rot(driver, 2)
+    driver.disk.flip(path, offset + RECORD_BYTES)
+    log = RottenLog.open(driver.disk, SMALL)
+    log.begin_anew(SnapshotMeta(5, 2))
+    log.close()
+    assert driver.open().suspect == 6
+
+
+@pytest.mark.parametrize("way", [_end_before_rot, _begin_anew])
+def test_a_full_disk_leaves_the_log_and_takes_nothing_more(way: Repair) -> None:
+    """When there is space for a segment and none for the manifest, the segment goes again: it is tried more than once."""
+    driver = _rotten_log()
+    log = RottenLog.open(driver.disk, SMALL)
+    before = driver.disk.files()
+    driver.disk.capacity_bytes = sum(map(len, before.values())) + SMALL.segment_bytes
+    for _ in range(2):
+        with pytest.raises(DiskFull):
+            way(log, driver.acked)
+        assert driver.disk.files() == before
+    driver.disk.capacity_bytes = None
+    way(log, driver.acked)
+    log.close()
+    driver.open()
+
+
 @pytest.mark.parametrize("legible", [False, True])
 def test_what_an_ambiguous_last_group_may_have_held_is_suspect_too(legible: bool) -> None:
     """A log with rot in the middle may end in a group that cannot be judged: giving up what is behind the rot gives that up as well."""
@@ -434,6 +485,8 @@ def test_a_whole_log_is_not_given_up() -> None:
     log = RottenLog.open(driver.disk, SMALL)
     with pytest.raises(InvariantBroken):
         log.end_before_rot()
+    with pytest.raises(InvariantBroken):
+        log.begin_anew(SnapshotMeta(20, 3))
     log.close()
     assert same_log(observed(driver.open()), driver.acked)
 
