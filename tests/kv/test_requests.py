@@ -23,11 +23,13 @@ from raftkv.kv.commands import (
     keys_of,
     parse_request,
 )
-from raftkv.kv.key_commands import Delete, Exists, Expire, TimeToLive
+from raftkv.kv.counter_commands import IncrementBy
+from raftkv.kv.expiry_commands import Expire, TimeToLive
+from raftkv.kv.key_commands import Delete, Exists
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.replies import OK, Failure, Reply, Simple, decode_replies, encode_replies
 from raftkv.kv.space_commands import MAX_PATTERN_BYTES, Clear, CountKeys, Scan
-from raftkv.kv.string_commands import Get, IncrementBy, Set, SetWith
+from raftkv.kv.string_commands import Get, Set, SetWith
 from tests.kv.driver import arguments, empty_store
 
 
