@@ -65,7 +65,7 @@ def expiry(amount: int, unit_ms: int, command: str) -> int:
     Raises:
         CommandError: it does not fit into 64 bits.
     """
-    if not INT64_MIN // unit_ms < amount <= INT64_MAX // unit_ms:
+    if not -(2**63 // unit_ms) <= amount <= INT64_MAX // unit_ms:
         invalid_expiry(command)
     return amount * unit_ms
 
