@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftkv.kv import keyspace
+from raftkv.kv import counter_commands, keyspace, string_commands
 from raftkv.kv.commands import parse_request
 from raftkv.kv.counter_commands import LARGEST, parse_decimal, spell
-from raftkv.kv.keyspace import LONG_BYTES
+from raftkv.kv.keyspace import LONG_BYTES, Changes
 from raftkv.kv.range_commands import MAX_STRING_BYTES
 from raftkv.kv.replies import OK, Failure, Reply, Simple
-from raftkv.kv.rows import LIST, header, value_key
+from raftkv.kv.rows import LIST, Value, header, value_key
 from raftkv.kv.space_commands import MAX_KEYS_BYTES, RandomKey
 from tests.kv.driver import START_MS, Driver, rows_of
 
@@ -372,3 +372,49 @@ def test_the_largest_sums() -> None:
 def test_zero_has_any_exponent() -> None:
     """0 with an exponent that no number has is 0."""
     assert parse_decimal(b"0e99999999999999999999") == parse_decimal(b"-0.0E-99999999999999999999") == 0
+
+
+# Each rule broken on purpose, and the test above that notices.
+
+
+@pytest.mark.usefixtures("bounded")
+def test_values_written_anew_without_a_bound_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If nothing counts what short commands write, a pipeline of them fills the memory of every node."""
+    monkeypatch.setattr(Changes, "put_anew", Changes.put)
+    with pytest.raises(AssertionError):
+        test_short_commands_cannot_fill_the_memory("long", "copy long k{n}")
+
+
+def test_a_sum_in_the_context_of_the_thread_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a sum is rounded by whatever context the thread has, replicas differ."""
+
+    class Careless:
+        """Does in the context of the thread what `decimal.Context` does in its own."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(decimal.getcontext(), name)
+
+    monkeypatch.setattr(counter_commands, "EXACT", Careless())
+    with pytest.raises(AssertionError):
+        test_a_sum_does_not_depend_on_the_context_of_the_thread.hypothesis.inner_test(  # type: ignore[attr-defined]
+            decimal.Decimal("123.25"), decimal.Decimal("0.001"), 3, "ROUND_UP"
+        )
+
+
+def test_a_comparison_after_the_write_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If SET IFEQ writes whatever is there, two clients both believe to have been first."""
+    monkeypatch.setattr(string_commands, "holds", lambda *_: True)
+    with pytest.raises(AssertionError):
+        test_set_and_delex_compare_the_value_first("ifeq v", "w", allowed=False)
+
+
+def test_a_rename_without_its_expiry_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If RENAME leaves the expiry behind, a lock that was renamed is held for ever."""
+
+    def move(changes: Changes, key: bytes, to: bytes, before: Value, displaced: Value | None) -> None:
+        changes.delete(key, before)
+        changes.put(to, before.type, before.data, 0, displaced)
+
+    monkeypatch.setattr(Changes, "move", move)
+    with pytest.raises(AssertionError):
+        test_a_renamed_key_keeps_its_expiry()
