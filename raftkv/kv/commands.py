@@ -18,6 +18,7 @@ import msgspec
 
 from raftkv.errors import ProtocolError
 from raftkv.kv import (
+    bit_commands,
     connection_commands,
     counter_commands,
     expiry_commands,
@@ -55,6 +56,7 @@ SPECS: Final[dict[str, Spec]] = {
             *string_commands.SPECS,
             *counter_commands.SPECS,
             *range_commands.SPECS,
+            *bit_commands.SPECS,
             *key_commands.SPECS,
             *expiry_commands.SPECS,
             *space_commands.SPECS,
@@ -69,6 +71,7 @@ _CLASSES: Final[tuple[type[Command], ...]] = (
     *string_commands.COMMANDS,
     *counter_commands.COMMANDS,
     *range_commands.COMMANDS,
+    *bit_commands.COMMANDS,
     *key_commands.COMMANDS,
     *expiry_commands.COMMANDS,
     *space_commands.COMMANDS,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from raftkv.codec.resp import encode_replies as encode_resp
 from raftkv.errors import InvariantBroken, ProtocolError, StateDamaged, UnknownFormat
 from raftkv.kv.batch import Batch, Group, decode_batch, encode_batch
+from raftkv.kv.bit_commands import SetBit
 from raftkv.kv.commands import Command, Kind, decode_commands, decode_writes, encode_commands
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.range_commands import MAX_STRING_BYTES, SetRange
@@ -57,12 +58,12 @@ def _count(encoded: bytes) -> int:
 
 
 def _bytes_to_make(payload: bytes) -> int:
-    """How long the strings are that SETRANGE makes in a batch: they are longer than their commands."""
+    """How long the strings are that SETRANGE and SETBIT make in a batch: they are longer than their commands."""
     try:
         writes = [write for group in decode_batch(payload).groups for write in decode_writes(group.commands)]
     except (ProtocolError, RecursionError, ValueError):
         return 0
-    return sum(min(write.offset, MAX_STRING_BYTES) for write in writes if isinstance(write, SetRange))
+    return sum(min(write.offset, MAX_STRING_BYTES) for write in writes if isinstance(write, SetRange | SetBit))
 
 
 def _groups(encoded: bytes) -> list[Group]:
@@ -150,10 +151,11 @@ def seeds() -> list[bytes]:
     strings = commands(
         b"SET a 2 IFEQ 1", b"SETEX a 5 v", b"MSETNX x 1 y 2", b"MSET x 1 y 2", b"GETDEL b", b"GETEX a PXAT 1700000000500",
         b"DELEX a IFNE v", b"INCRBYFLOAT n 1.5", b"APPEND a v", b"SETRANGE a 5 v", b"EXPIREAT c 1700000001 NX", b"PERSIST c",
-        b"RENAME a b", b"COPY c a REPLACE",
+        b"RENAME a b", b"COPY c a REPLACE", b"SETBIT a 7 1", b"BITOP XOR d a b",
     )  # fmt: skip
     more = commands(
-        b"MGET a b", b"DIGEST a", b"STRLEN b", b"GETRANGE b -3 2", b"PEXPIRETIME b", b"TYPE a", b"KEYS [a-b]*", b"RANDOMKEY"
+        b"MGET a b", b"DIGEST a", b"STRLEN b", b"GETRANGE b -3 2", b"PEXPIRETIME b", b"TYPE a", b"KEYS [a-b]*", b"RANDOMKEY",
+        b"GETBIT a 1", b"BITCOUNT a 0 -1 BIT", b"BITPOS a 1 2",
     )  # fmt: skip
     return [
         *[b"\0" + encode_batch(whole), b"\0" + _FIRST, b"\1" + writes, b"\2" + numbers, b"\3" + reads, b"\4" + encode_replies(some)],

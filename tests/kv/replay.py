@@ -36,6 +36,8 @@ def string_request(rng: random.Random, key: str) -> str:
         f"incrbyfloat {key} {rng.choice(['0.1', '-1.25', '1e-17', '3e20'])}",
         f"append {key} {number}",
         f"setrange {key} {number} {number}",
+        f"setbit {key} {number} {number % 2}",
+        f"bitop {rng.choice(['and', 'or', 'xor'])} {key} key{number % 60} key{number % 7}",
         f"psetex {key} {number + 1} v",
         f"getex {key} {rng.choice(['persist', f'px {number + 1}', 'pxat 1'])}",
         f"set {key} {number} {rng.choice(['ifeq', 'ifne'])} v",

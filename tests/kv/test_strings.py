@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftkv.kv import counter_commands, keyspace, string_commands
+from raftkv.kv.bit_commands import MAX_COMBINED_BYTES
+from raftkv.kv.command import MAX_REPLY_BYTES
 from raftkv.kv.commands import parse_request
 from raftkv.kv.counter_commands import LARGEST, parse_decimal, spell
 from raftkv.kv.keyspace import LONG_BYTES, Changes
 from raftkv.kv.range_commands import MAX_STRING_BYTES
 from raftkv.kv.replies import OK, Failure, Reply, Simple
 from raftkv.kv.rows import LIST, Value, header, value_key
-from raftkv.kv.space_commands import MAX_KEYS_BYTES, RandomKey
+from raftkv.kv.space_commands import RandomKey
 from tests.kv.driver import START_MS, Driver, rows_of
 
 WRONG_TYPE = Failure("WRONGTYPE", "Operation against a key holding the wrong kind of value")
@@ -154,6 +156,8 @@ def bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("nothing", f"setrange k{{n}} {LONG - 1} x"),
         ("long{n}", "append long{n} x"),
+        ("nothing", f"setbit k{{n}} {8 * LONG - 1} 1"),
+        ("long", "bitop not k{n} long"),
         ("long", "copy long k{n}"),
         ("long{n}", "rename long{n} k{n}"),
         ("long{n}", "getex long{n} ex 100"),
@@ -193,18 +197,48 @@ def test_one_key_is_counted_once() -> None:
 def test_keys_are_bounded() -> None:
     """KEYS that would answer too much says so and names SCAN; it does not count what has expired or does not match."""
     driver = Driver()
-    count = MAX_KEYS_BYTES // 50_008
+    count = MAX_REPLY_BYTES // 50_008
     driver.write(*[[b"set", b"%050000d" % n, b"v"] for n in range(count)])
     found = driver.read("keys *")
     assert isinstance(found, list)
     assert len(found) == count
     driver.write([b"set", b"x" * 50_000, b"v", b"px", b"5"])
-    assert driver.run("keys *") == Failure("ERR", f"KEYS found more than {MAX_KEYS_BYTES} bytes of keys; use SCAN")
+    assert driver.run("keys *") == Failure("ERR", f"KEYS found more than {MAX_REPLY_BYTES} bytes of keys; use SCAN")
     assert driver.run("keys x*") == [b"x" * 50_000]
     assert isinstance(driver.run([b"keys", b"*" + b"?" * 4000 + b"*"]), Failure)
     assert isinstance(driver.run([b"keys", b"?" * 5000]), Failure)
     driver.pass_ms(6)
     assert driver.read("keys *") == found
+
+
+def test_values_asked_for_together_are_bounded() -> None:
+    """MGET that would answer too much says so, also when it names the same key again and again; BITOP combines only so much, zeros
+    behind the shorter strings included."""
+    driver = Driver()
+    driver.write([b"set", b"k", bytes(LONG)])
+    most = MAX_REPLY_BYTES // (LONG + 8)
+    found = driver.run("mget" + " k" * most)
+    assert isinstance(found, list)
+    assert len(found) == most
+    assert driver.run("mget" + " k" * (most + 1)) == Failure(
+        "ERR", f"MGET found more than {MAX_REPLY_BYTES} bytes of values; ask for fewer keys"
+    )
+    most = MAX_COMBINED_BYTES // LONG
+    assert driver.run("bitop or to k" + " nothing" * (most - 1)) == LONG
+    for names in (" nothing" * most + " k", " k" * (most + 1)):
+        assert driver.run("bitop or to" + names) == Failure("ERR", f"BITOP would combine more than {MAX_COMBINED_BYTES} bytes")
+
+
+def test_a_bit_is_set_within_the_limit() -> None:
+    """SETBIT makes strings as long as SETRANGE does, and refuses the next bit."""
+    driver = Driver()
+    assert driver.run(f"setbit k {8 * MAX_STRING_BYTES} 1") == driver.run(f"setrange k {MAX_STRING_BYTES} x")
+    assert driver.run(f"setbit k {8 * MAX_STRING_BYTES - 1} 1") == 0
+    assert (driver.read("strlen k"), driver.read("bitcount k"), driver.read("bitpos k 1")) == (
+        MAX_STRING_BYTES,
+        1,
+        8 * MAX_STRING_BYTES - 1,
+    )
 
 
 # Random keys.
