@@ -17,7 +17,7 @@ from typing import Final, NoReturn, TypeVar, cast
 import msgspec
 
 from raftkv.errors import ProtocolError
-from raftkv.kv import connection_commands, key_commands, space_commands, string_commands
+from raftkv.kv import connection_commands, key_commands, session_commands, space_commands, string_commands
 from raftkv.kv.arguments import printable
 from raftkv.kv.command import MAX_KEY_BYTES, Command, ConnectionCommand, Kind, Read, Spec, Write
 from raftkv.kv.replies import CommandError, fail
@@ -43,13 +43,24 @@ __all__ = [
 SPECS: Final[dict[str, Spec]] = {
     spec.name: spec
     for spec in sorted(
-        (*string_commands.SPECS, *key_commands.SPECS, *space_commands.SPECS, *connection_commands.SPECS),
+        (
+            *string_commands.SPECS,
+            *key_commands.SPECS,
+            *space_commands.SPECS,
+            *session_commands.specs(lambda args: parse_request(args), lambda commands: encode_commands(commands)),
+            *connection_commands.SPECS,
+        ),
         key=lambda spec: spec.name,
     )
 }
 """Every command by its name, in lower case and in order."""
 
-_CLASSES: Final[tuple[type[Command], ...]] = (*string_commands.COMMANDS, *key_commands.COMMANDS, *space_commands.COMMANDS)
+_CLASSES: Final[tuple[type[Command], ...]] = (
+    *string_commands.COMMANDS,
+    *key_commands.COMMANDS,
+    *space_commands.COMMANDS,
+    *session_commands.COMMANDS,
+)
 
 _BY_SPELLING: Final[dict[bytes, Spec]] = {
     spelling: spec for name, spec in SPECS.items() for spelling in (name.encode(), name.upper().encode())
