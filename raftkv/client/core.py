@@ -266,11 +266,13 @@ class Core:
 
     def _open_session(self, lane: Lane, left_s: float) -> _Step:
         answer, problem = yield from self.ask(lane, lane.session.opening(), left_s)
-        if problem is not None:
-            return problem
         if answer == b"OK":
             self.sessions = lane.session.opened = True
             return None
+        # The request may take effect yet. Under a name that is in use by then it could bring back a session that was forgotten.
+        lane.session.renew()
+        if problem is not None:
+            return problem
         if self.sessions is None and isinstance(answer, ReplyError) and answer.code == "ERR":
             self.sessions = False
             return None

@@ -2,7 +2,8 @@
 
 The session belongs to a place in the client's pool, not to a socket: it outlives the connection, and goes on at another node. What
 always holds: a number means one command. It is given to another only when every node that was asked for it has said that the command had
-no effect; a command whose outcome stays open takes its session with it, and the next write begins another.
+no effect; a command whose outcome stays open takes its session with it, and the next write begins another. A name is asked to be opened
+once, so nothing brings back a session that the nodes have forgotten.
 """
 
 from __future__ import annotations
