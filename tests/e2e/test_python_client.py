@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from functools import partial
 
-from raftkv import connect, connect_async
+import pytest
+
+from raftkv import Unavailable, Uncertain, connect, connect_async
 from raftkv.client import AsyncClient, Client
 from tests.e2e.cluster import Cluster
 
@@ -14,6 +17,8 @@ INCREMENTS = 10_000
 KILLS = 5
 WORKERS = 4
 """Threads, and as many tasks."""
+REFUSAL_SECONDS = 10.0
+"""Two calls of 1.5 s, and what a loaded machine takes."""
 BURST = 5
 """Increments of one pipeline; every other time a worker increments singly."""
 
@@ -109,3 +114,39 @@ def test_ten_thousand_increments_through_five_kills_are_ten_thousand(cluster: Cl
         assert count.errors == []
         assert client.get("counter") == b"%d" % INCREMENTS
     assert sorted(count.answers) == list(range(1, INCREMENTS + 1))
+
+
+def test_without_a_quorum_the_client_tells_the_truth_in_time(cluster: Cluster) -> None:
+    """Two nodes of three are gone: writes and reads end within their deadline with what is true, and go on when one is back."""
+    with connect(url(cluster), timeout=1.5) as client:
+        client.set("k", "before")
+        gone = cluster.followers()
+        cluster.kill(*gone)
+        began = time.monotonic()
+        with pytest.raises((Unavailable, Uncertain)):
+            client.set("k", "after")
+        with pytest.raises(Unavailable):
+            client.get("k")
+        assert time.monotonic() - began < REFUSAL_SECONDS
+        cluster.start(gone[0])
+        assert client.within(30).get("k") in (b"before", b"after")
+
+
+def test_a_client_outlives_every_node(cluster: Cluster) -> None:
+    """All nodes are killed and started again: the same client goes on, and its session is as it was."""
+    with connect(url(cluster), timeout=40) as client:
+        assert client.incr("n") == 1
+        cluster.kill(*cluster.names)
+        for name in cluster.names:
+            cluster.start(name)
+        assert client.incr("n") == 2
+
+
+def test_a_client_goes_to_the_leader(cluster: Cluster) -> None:
+    """Wherever it begins, its connection ends up at the node that leads, which then has one hop less to make."""
+    leader = cluster.wait_for_leader()
+    for name in cluster.names:
+        others = [other for other in cluster.names if other != name]
+        with connect("raftkv://" + ",".join(cluster.address(each) for each in (name, *others))) as client:
+            client.get("k")
+            assert client.execute("INFO", "server").count(b"tcp_port:" + cluster.address(leader).rpartition(":")[2].encode()) == 1
