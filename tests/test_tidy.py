@@ -34,7 +34,7 @@ OURS: dict[str, set[str]] = {
     "router": VALUES,
     **dict.fromkeys(REPLICA, VALUES | REPLICA),
     "server": {*VALUES, *REPLICA, "router"},
-    "sim": {*VALUES, *REPLICA, "router"},
+    "sim": {*VALUES, *REPLICA, "router", "client"},
     "client": {"errors", "codec"},
     "connecting": {"client"},
     "objects": {"errors", "server", "client"},
