@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
+from itertools import takewhile
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -203,9 +204,10 @@ class SessionChanges:
         if len(table) - sum(name in table for name in self._gone) + opened < self._limits.sessions:
             return
         idle = (name for name in table if name not in self._changed and name not in self._gone)
-        unused = [(table[name].used_ms, name) for name in idle]
-        if unused:
-            self._forget(min(unused)[1])
+        first = next(idle, None)
+        if first is not None:  # the table is in the order of last use; of those that were last used together, the smallest name goes
+            used_ms = table[first].used_ms
+            self._forget(min([first, *takewhile(lambda name: table[name].used_ms == used_ms, idle)]))
             return
         self._forget(min(self._changed))
 
