@@ -320,7 +320,7 @@ class Client(Blocking[Text], StringCommands, KeyCommands, ServerCommands):
 
 
 class Pipeline(CommandQueue):
-    """Commands that are sent together. A ``with`` block, or not; what was not executed at its end is dropped.
+    """Commands that are sent together, by one thread. A ``with`` block, or not; what was not executed at its end is dropped.
 
     The commands take effect in their order, but others may come in between; each has an outcome of its own. After a failure those without
     an answer are asked for again, writes in their session, so that each happens once.
@@ -352,7 +352,7 @@ class Pipeline(CommandQueue):
 
 
 class Transaction(CommandQueue, Generic[Text]):
-    """Commands that happen together, at the end of a ``with`` block::
+    """Commands of one thread that happen together, at the end of a ``with`` block::
 
         with client.transaction("stock") as t:
             left = int(t.now.get("stock") or 0)     # at once, on the connection that watches

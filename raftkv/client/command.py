@@ -88,11 +88,6 @@ def write(shape: Callable[[Answer], AsBytes], *args: Value) -> Command[AsBytes, 
     return Command(tuple(map(encode, args)), Kind.WRITE, shape)
 
 
-def other(shape: Callable[[Answer], AsBytes], *args: Value) -> Command[AsBytes, AsText]:
-    """A command that concerns the node or the connection."""
-    return Command(tuple(map(encode, args)), Kind.OTHER, shape)
-
-
 class Blocking(Generic[Text]):
     """Something whose methods return what the command is answered."""
 

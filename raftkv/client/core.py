@@ -151,7 +151,7 @@ class Core:
                 lane.address = None
                 if call is not None:
                     call.settle()
-        late = f"{reason}; there was no outcome within {timeout_s:g} s"
+        late = f"{reason}; there was no outcome within {timeout_s:.3g} s"
         if call is None:
             return [Unavailable(late)] * len(commands)
         if not call.over:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raftkv.client.command import Command, Value, method, other, read, write
+from raftkv.client.command import Command, Value, method, read, write
 from raftkv.client.replies import as_done, as_integer, as_string
 
 
@@ -22,7 +22,7 @@ class ServerCommands:
     @method
     def info(self, *sections: str) -> Command[bytes, str]:
         """INFO: what the node that was asked tells of itself, as lines of ``name:value``; `sections` chooses."""
-        return other(as_string, "INFO", *sections)
+        return read(as_string, "INFO", *sections)
 
     @method
     def dbsize(self) -> Command[int, int]:
