@@ -24,6 +24,7 @@ from raftkv.kv import (
     expiry_commands,
     key_commands,
     range_commands,
+    session_commands,
     space_commands,
     string_commands,
 )
@@ -63,6 +64,7 @@ SPECS: Final[dict[str, Spec]] = {
             *key_commands.SPECS,
             *expiry_commands.SPECS,
             *space_commands.SPECS,
+            *session_commands.specs(lambda args: parse_request(args), lambda commands: encode_commands(commands)),
             *connection_commands.SPECS,
         ),
         key=lambda spec: spec.name,
@@ -78,6 +80,7 @@ _CLASSES: Final[tuple[type[Command], ...]] = (
     *key_commands.COMMANDS,
     *expiry_commands.COMMANDS,
     *space_commands.COMMANDS,
+    *session_commands.COMMANDS,
 )
 
 _BY_SPELLING: Final[dict[bytes, Spec]] = {

@@ -20,6 +20,7 @@ from raftkv.kv.counter_commands import IncrementBy
 from raftkv.kv.expiry_commands import Expire
 from raftkv.kv.key_commands import Delete
 from raftkv.kv.replies import OK, Reply
+from raftkv.kv.session_commands import Once, OpenSession
 from raftkv.kv.sessions import LIMITS
 from raftkv.kv.string_commands import Set, SetWith
 from raftkv.sim.trace import Violation
@@ -58,6 +59,7 @@ class Model:
         self._due: dict[bytes, int] = {}
         self._expiries: list[tuple[int, bytes]] = []
         self._sessions: dict[bytes, _Session] = {}
+        self._client_sessions: dict[bytes, _Session] = {}
         self._command_failed = command_failed
 
     # Questions.
@@ -104,8 +106,9 @@ class Model:
         for group in batch.groups:
             self._apply_group(group)
         limit_ms = self._sessions_ms - LIMITS.age_ms
-        for name in [name for name, session in self._sessions.items() if session.used_ms < limit_ms]:
-            del self._sessions[name]
+        for table in (self._sessions, self._client_sessions):
+            for name in [name for name, session in table.items() if session.used_ms < limit_ms]:
+                del table[name]
 
     def _apply_group(self, group: Group) -> None:
         session = self._sessions.get(group.session)
@@ -157,6 +160,18 @@ class Model:
                 present = self.value(key)
                 if present is not None:
                     self._put(key, present if ttl_ms > 0 else None, self.clock_ms + ttl_ms)
+            case OpenSession(session=name):
+                if name not in self._client_sessions:
+                    self._client_sessions[name] = _Session()
+                    self._client_sessions[name].used_ms = self._sessions_ms
+            case Once(session=name, sequence=sequence, command=command):
+                known = self._client_sessions.get(name)
+                if known is not None and sequence <= known.last + 1:
+                    known.used_ms = self._sessions_ms
+                if known is not None and sequence == known.last + 1:
+                    known.last = sequence
+                    [inner] = decode_writes(command)
+                    return self._apply_write(inner)
             case _:
                 raise Violation("log content", f"entry {self.index} holds {write}, which no client asked for")
         return True

@@ -18,12 +18,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Collection
-from typing import Protocol
 
 from msgspec import Struct
 
 from raftkv.kv.replies import Failure, Reply, Simple
 from raftkv.sim.clock import Schedule
+from raftkv.sim.library import Library, Nodes, new_core
 from raftkv.sim.model import TAG
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Trace, Violation
@@ -52,6 +52,8 @@ class Load(Struct, frozen=True, kw_only=True):
     leave: float = 0.02
     """How often a client leaves in the middle of something."""
     ttl_ms: tuple[int, int] = (20, 1_500)
+    libraries: int = 0
+    """Programs that use the client library, besides the clients."""
     failing: float = 0.0
     """The share of further commands that fail when they are applied, most of the time: they count with a key that holds a text."""
 
@@ -87,13 +89,6 @@ class Client:
         self.stopped = False
 
 
-class Nodes(Protocol):
-    """Where the nodes are found."""
-
-    @property
-    def running(self) -> list[SimNode]: ...
-
-
 class Workload:
     """All clients. Implements `sim.world.Replies`."""
 
@@ -110,24 +105,41 @@ class Workload:
         self._rng = rng
         self._clients = [Client(number, random.Random(rng.getrandbits(64))) for number in range(load.clients)]
         self._by_connection: dict[int, Client] = {}
+        self.libraries: list[Library] = []
+        self._libraries_by_connection: dict[int, Library] = {}
         self._connections = 0
         self._tags = 0
         self._counted: dict[bytes, list[int]] = {}
         """For each counter: the sums acknowledged, and not refused."""
 
-    def begin(self) -> None:
-        """Let the clients begin."""
+    def begin(self, names: tuple[str, ...]) -> None:
+        """Let the clients begin; `names` are those of all nodes."""
         for client in self._clients:
             self._think(client)
+        if self.load.libraries:
+            rng = random.Random(self._rng.getrandbits(64))
+            core = new_core(names, self._schedule, rng)
+            for number in range(self.load.libraries):
+                library = Library(number, core, self._schedule, self._trace, rng, lambda: self.nodes, self._connect_library)
+                self.libraries.append(library)
+                library.begin()
+
+    def _connect_library(self, library: Library) -> int:
+        self._connections += 1
+        self._libraries_by_connection[self._connections] = library
+        return self._connections
 
     def stop(self) -> None:
         """Let the clients ask for nothing new."""
         for client in self._clients:
             client.stopped = True
+        for library in self.libraries:
+            library.stopped = True
 
     def waiting(self, nodes: Collection[SimNode]) -> int:
         """Requests to one of `nodes` without a reply."""
-        return sum(len(client.waiting) for client in self._clients if client.node in nodes)
+        libraries = sum(library.waits_for(node) for library in self.libraries for node in nodes)
+        return libraries + sum(len(client.waiting) for client in self._clients if client.node in nodes)
 
     # Asking.
 
@@ -230,9 +242,15 @@ class Workload:
         for client in self._clients:
             if client.node is node:
                 self._disconnect(client)
+        for library in self.libraries:
+            library.node_died(node)
 
     def replied(self, node: SimNode, connection: int, replies: list[Reply], close: bool) -> None:
         """`replies` leave `node` on `connection`."""
+        library = self._libraries_by_connection.get(connection)
+        if library is not None:
+            library.replied(connection, replies)
+            return
         client = self._by_connection.get(connection)
         if client is None:
             self._watch.probes.reply_for_nobody()
@@ -326,6 +344,8 @@ class Workload:
 
     def check(self) -> None:
         """Compare the counters with what the clients were told."""
+        for library in self.libraries:
+            library.check(int(self._model.value(library.key) or 0))
         for counter, (acknowledged, possible) in sorted(self._counted.items()):
             value = int(self._model.value(counter) or 0)
             if not acknowledged <= value <= possible:

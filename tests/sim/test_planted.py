@@ -25,6 +25,7 @@ FOUND_SOON = [
     "nobody_stands_for_election",
     "a_node_without_state_never_leads",
     "numbers_of_commands_are_ignored",
+    "numbers_of_a_clients_commands_are_ignored",
     "a_new_session_for_what_is_sent_again",
     "a_process_goes_on_in_the_session_of_the_last",
     "answers_leave_before_the_entry_is_applied",
