@@ -21,6 +21,7 @@ from typing import Final, cast
 
 from xxhash import xxh3_64_digest
 
+from raftkv.kv.budget import Budget
 from raftkv.kv.collection import PREFIX_BYTES, Collection, decode_collection, number_of
 from raftkv.kv.replies import fail
 from raftkv.kv.rows import (
@@ -55,12 +56,6 @@ ELEMENTS_PER_TURN: Final = 2_000
 
 FEW_ELEMENTS: Final = 64
 """Up to so many elements are deleted one by one, rather than as a range, which each later read has to skip for a while."""
-
-LONG_BYTES: Final = 16 << 10
-"""A value of more bytes is long."""
-
-MAX_LONG_BYTES: Final = 256 << 20
-"""So many bytes of long values may the commands of one entry write anew, which did not bring them along."""
 
 
 class TakesLong(Exception):
@@ -204,6 +199,7 @@ class Changes(Keyspace):
         self.rows: Writes = {}
         self.cleared = False
         self.first_due_ms: int | None = None
+        self.budget = Budget()
         self._collections = collections
         self._made = 0
         """Collections that this batch has made."""
@@ -213,9 +209,6 @@ class Changes(Keyspace):
         """The rows of elements that this batch has touched, in order, by the prefix of their collection."""
         self._undo: list[tuple[bytes, bytes | None] | Callable[[], None]] = []
         self._mark = 0
-        self._long: dict[bytes, int] = {}
-        """The long values that `put_anew` has written, by key, and their sizes."""
-        self._long_bytes = 0
         self._plain_header = header(STRING, index, 0)
 
     def row(self, name: bytes) -> bytes | None:
@@ -262,18 +255,12 @@ class Changes(Keyspace):
                 self.first_due_ms = expiry_ms
 
     def put_anew(self, key: bytes, kind: int, data: bytes, expiry_ms: int, before: Value | None) -> None:
-        """As `put`, for `data` that was there already, or was made of what was: a short command may write a long value, so that what
-        the commands of one entry may write so is bounded.
+        """As `put`, for `data` that was there already, or was made of what was, so that a short command may write a long value.
 
         Raises:
-            CommandError: it is too much.
+            CommandError: the commands of this entry have written too much so.
         """
-        if len(data) > LONG_BYTES:
-            long_bytes = self._long_bytes + len(data) - self._long.get(key, 0)
-            if long_bytes > MAX_LONG_BYTES:
-                fail(f"commands that are applied together wrote more than {MAX_LONG_BYTES} bytes of long values anew; try again")
-            self._long[key] = len(data)
-            self._long_bytes = long_bytes
+        self.budget.write(key, len(data))
         self.put(key, kind, data, expiry_ms, before)
 
     def delete(self, key: bytes, before: Value) -> None:
