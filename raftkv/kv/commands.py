@@ -1,7 +1,7 @@
 """The table of commands, and the way from a request to a command and from commands to bytes.
 
-A family of commands is a module with `SPECS` (what the table says of each name) and `COMMANDS` (the classes with a codec); to add a
-family, name it below. Nothing else in the program lists commands.
+The table is made of the families of commands that read and change keys (`kv.families`), of transactions, and of the commands of
+connections. Nothing else in the program lists commands.
 
 What always holds: a request that parses here has the right number of arguments and no key longer than the limit; errors are Redis's
 own words. Parsing looks at no state.
@@ -9,17 +9,16 @@ own words. Parsing looks at no state.
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Sequence
-from typing import Final, NoReturn, TypeVar, cast
+from typing import Final, NoReturn
 
 import msgspec
 
 from raftkv.errors import ProtocolError
-from raftkv.kv import connection_commands, key_commands, space_commands, string_commands
+from raftkv.kv import connection_commands, families, transactions
 from raftkv.kv.arguments import printable
 from raftkv.kv.command import MAX_KEY_BYTES, Command, ConnectionCommand, Kind, Read, Spec, Write
+from raftkv.kv.families import decode_members
 from raftkv.kv.replies import CommandError, fail
 
 __all__ = [
@@ -37,38 +36,34 @@ __all__ = [
     "encode_commands",
     "find_spec",
     "keys_of",
+    "may_enter_log",
+    "parse_as",
     "parse_request",
+    "spec_of",
 ]
 
 SPECS: Final[dict[str, Spec]] = {
     spec.name: spec
     for spec in sorted(
-        (*string_commands.SPECS, *key_commands.SPECS, *space_commands.SPECS, *connection_commands.SPECS),
+        (*families.SPECS, *transactions.SPECS, *connection_commands.SPECS),
         key=lambda spec: spec.name,
     )
 }
 """Every command by its name, in lower case and in order."""
 
-_CLASSES: Final[tuple[type[Command], ...]] = (*string_commands.COMMANDS, *key_commands.COMMANDS, *space_commands.COMMANDS)
+_CLASSES: Final[tuple[type[Command], ...]] = (*families.COMMANDS, *transactions.COMMANDS)
 
 _BY_SPELLING: Final[dict[bytes, Spec]] = {
     spelling: spec for name, spec in SPECS.items() for spelling in (name.encode(), name.upper().encode())
 }
 
-_Command = TypeVar("_Command", bound=Command)
-
 _SHOWN_BYTES: Final = 128
 """How much of an unknown command, and of its arguments together, its error shows."""
 
 
-def _list_of(classes: tuple[type[_Command], ...]) -> type[list[_Command]]:
-    """The type of a list of any of `classes`, which msgspec tells apart by their tags and mypy cannot write down."""
-    return cast("type[list[_Command]]", list[functools.reduce(operator.or_, classes)])  # type: ignore[misc]
-
-
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_list_of(_CLASSES))
-_write_decoder = msgspec.msgpack.Decoder(_list_of(tuple(each for each in _CLASSES if issubclass(each, Write))))
+_decoder = families.list_decoder(_CLASSES)
+_write_decoder = families.list_decoder(tuple(each for each in _CLASSES if issubclass(each, Write)))
 
 
 def find_spec(name: bytes) -> Spec | None:
@@ -88,12 +83,30 @@ def parse_request(args: Sequence[bytes]) -> Command:
     Raises:
         CommandError: it is no command; `failure` is what to answer, in Redis's words.
     """
+    return parse_as(spec_of(args), args)
+
+
+def spec_of(args: Sequence[bytes]) -> Spec:
+    """What the table knows of the command that a client asks for.
+
+    Raises:
+        CommandError: there is no such command, or it does not take so many arguments.
+    """
     spec = _BY_SPELLING.get(args[0]) or _BY_SPELLING.get(args[0].lower())
     if spec is None:
         _refuse_unknown(args)
     arity = spec.arity
     if len(args) != arity and (arity > 0 or len(args) < -arity):
         fail(f"wrong number of arguments for '{spec.name}' command")
+    return spec
+
+
+def parse_as(spec: Spec, args: Sequence[bytes]) -> Command:
+    """The command that a client asks for, which is `spec`.
+
+    Raises:
+        CommandError: there is something wrong with its arguments.
+    """
     first = spec.first_key
     if first:
         if first == spec.last_key:
@@ -141,6 +154,17 @@ def decode_writes(data: bytes) -> list[Write]:
         return _write_decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProtocolError(f"encoded writes cannot be read: {error}") from error
+
+
+def may_enter_log(data: bytes) -> bool:
+    """Whether writes that another node has encoded are such that every replica makes the same of the transactions among them."""
+    try:
+        for write in _write_decoder.decode(data):
+            if isinstance(write, transactions.Transaction):
+                decode_members(write.commands)
+    except (msgspec.DecodeError, UnicodeDecodeError, ProtocolError, RecursionError):
+        return False
+    return True
 
 
 def _refuse_key() -> NoReturn:

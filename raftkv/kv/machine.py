@@ -19,14 +19,15 @@ from typing import Final, Literal, cast
 import msgspec
 from msgspec import Struct
 
-from raftkv.errors import InvariantBroken, ProtocolError, RaftkvError, StateDamaged, UnknownFormat
+from raftkv.errors import InvariantBroken, ProtocolError, StateDamaged, UnknownFormat
 from raftkv.kv import digest as digests
+from raftkv.kv.applying import apply_one
 from raftkv.kv.batch import FORMAT_VERSION, Batch, Group, decode_batch
 from raftkv.kv.commands import Command, Kind, Read, Write, decode_writes
 from raftkv.kv.digest import DigestRing
 from raftkv.kv.expiry import delete_due, first_due_ms
 from raftkv.kv.keyspace import ELEMENTS_PER_TURN, Changes, Keyspace
-from raftkv.kv.replies import CommandError, Failure, Reply
+from raftkv.kv.replies import CommandError, Reply
 from raftkv.kv.rows import COLLECTIONS_ROW, CONFIGURATION_ROW, MAX_MS, STATE_ROW
 from raftkv.kv.sessions import LIMITS, SESSION_BYTES, Limits, Problem, SessionChanges, Sessions
 from raftkv.kv.store import Ranges, Rows, Store, View, Writes
@@ -211,15 +212,14 @@ class KvMachine:
         due = self._first_due_ms is not None and self._first_due_ms < clock_ms
         if due:
             delete_due(changes, self._store)
-        faults: list[Exception] = []
-        groups = [_apply_group(group, changes, sessions, faults) for group in batch.groups]
+        groups = [_apply_group(group, changes, sessions) for group in batch.groups]
         sessions.forget_aged()
         changes.rows.update(sessions.rows)
         self._commit(index, term, clock_ms, version, changes.rows, changes.ranges)
         sessions.commit()
         self._collections = changes.collections
         self._note_expiries(changes, due)
-        return Applied(groups, tuple(faults))
+        return Applied(groups, tuple(changes.faults))
 
     def apply_empty(self, index: int, term: int, configuration: bytes | None = None) -> None:
         """Apply an entry without commands: NOOP, or CONFIGURATION with its payload, which is kept for checkpoints.
@@ -298,14 +298,14 @@ def _check_version(version: int, supported: int, index: int) -> None:
         )
 
 
-def _apply_group(group: Group, changes: Changes, sessions: SessionChanges, faults: list[Exception]) -> GroupReplies:
+def _apply_group(group: Group, changes: Changes, sessions: SessionChanges) -> GroupReplies:
     writes = _writes_of(group)
     missing: int | Literal["gap", "unknown_session", "malformed"]
     missing = "malformed" if writes is None else sessions.missing(group)
     if writes is None or isinstance(missing, str):
         return GroupReplies(group.session, group.first, [], missing if isinstance(missing, str) else "malformed")
     first = group.first + missing
-    replies = _apply_writes(writes[missing:] if missing else writes, changes, faults)
+    replies = _apply_writes(writes[missing:] if missing else writes, changes)
     known = sessions.kept(group.session, group.first, missing) if missing else []
     sessions.applied(group, first, replies)
     return GroupReplies(group.session, group.first, known + replies if known else replies)
@@ -325,20 +325,5 @@ def _writes_of(group: Group) -> list[Write] | None:
     return writes if len(writes) == group.count else None
 
 
-def _apply_writes(writes: list[Write], changes: Changes, faults: list[Exception]) -> list[Reply]:
-    replies: list[Reply] = []
-    for write in writes:
-        changes.mark()
-        try:
-            replies.append(write.apply(changes))
-        except CommandError as error:
-            changes.rollback()
-            replies.append(error.failure)
-        except (RaftkvError, MemoryError, RecursionError, OSError):
-            raise
-        except Exception as error:
-            # A bug in a command: the same on every replica, so it is an answer like any other, and the cluster goes on.
-            changes.rollback()
-            faults.append(error)
-            replies.append(Failure("ERR", "internal error; the command had no effect"))
-    return replies
+def _apply_writes(writes: list[Write], changes: Changes) -> list[Reply]:
+    return [apply_one(write, changes) for write in writes]
