@@ -19,10 +19,12 @@ from raftkv.kv import connection_commands, families, transactions
 from raftkv.kv.arguments import printable
 from raftkv.kv.command import MAX_KEY_BYTES, Command, ConnectionCommand, Kind, Read, Spec, Write
 from raftkv.kv.families import decode_members
+from raftkv.kv.nesting import nested_deeper
 from raftkv.kv.replies import CommandError, fail
 
 __all__ = [
     "MAX_KEY_BYTES",
+    "MAX_NESTING",
     "SPECS",
     "Command",
     "CommandError",
@@ -56,6 +58,10 @@ _CLASSES: Final[tuple[type[Command], ...]] = (*families.COMMANDS, *transactions.
 _BY_SPELLING: Final[dict[bytes, Spec]] = {
     spelling: spec for name, spec in SPECS.items() for spelling in (name.encode(), name.upper().encode())
 }
+
+MAX_NESTING: Final = 16
+"""How many levels of arrays encoded writes may have in the log. Those of today have three (the list, a command, its keys); a newer
+program may have more in fields that this one skips. Any stack allows many times as many."""
 
 _SHOWN_BYTES: Final = 128
 """How much of an unknown command, and of its arguments together, its error shows."""
@@ -148,7 +154,7 @@ def decode_writes(data: bytes) -> list[Write]:
     Raises:
         ProtocolError: there is something else in `data`.
         RecursionError: `data` is nested deeper than the stack allows. How deep that is differs between processes, so a replica must
-            not make a reply of it.
+            not make a reply of it; `may_enter_log` keeps it out of the log.
     """
     try:
         return _write_decoder.decode(data)
@@ -157,14 +163,28 @@ def decode_writes(data: bytes) -> list[Write]:
 
 
 def may_enter_log(data: bytes) -> bool:
-    """Whether writes that another node has encoded are such that every replica makes the same of the transactions among them."""
+    """Whether writes that another node has encoded are nested as shallowly as every replica can read, and transactions among them made of
+    commands.
+
+    Whatever else is wrong with `data`, all replicas find it alike. What this program would have written itself is known to be shallow,
+    and that is told fastest by writing it again.
+    """
     try:
-        for write in _write_decoder.decode(data):
-            if isinstance(write, transactions.Transaction):
-                decode_members(write.commands)
-    except (msgspec.DecodeError, UnicodeDecodeError, ProtocolError, RecursionError):
+        writes = _write_decoder.decode(data)
+        shallow = _encoder.encode(writes) == data
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        writes, shallow = [], False
+    if not shallow and nested_deeper(data, MAX_NESTING):
         return False
-    return True
+    return all(_may_be_transaction(write.commands) for write in writes if isinstance(write, transactions.Transaction))
+
+
+def _may_be_transaction(data: bytes) -> bool:
+    """The same for what a transaction is made of, which has to be readable besides."""
+    try:
+        return _encoder.encode(decode_members(data)) == data or not nested_deeper(data, MAX_NESTING)
+    except (ProtocolError, RecursionError):
+        return False
 
 
 def _refuse_key() -> NoReturn:

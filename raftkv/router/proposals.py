@@ -2,7 +2,8 @@
 
 While an append is on its way to the disk, groups collect; the next batch carries them all. What always holds: the groups of one
 node enter the log in the order in which they came, and a group that leaves a gap behind a refused one is refused too (the state
-machine would reject it, but the log is the wrong place to find out). Everything of other nodes that waits here is theirs to send
+machine would reject it, but the log is the wrong place to find out). No group enters it that is nested too deeply for a replica to
+read: that would stop them all. Everything of other nodes that waits here is theirs to send
 again: it is forgotten when this node stops leading.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 
 from raftkv.errors import Busy, NotLeader, Unavailable
 from raftkv.kv.batch import FORMAT_VERSION, Batch, Group, encode_batch
+from raftkv.kv.commands import MAX_NESTING, may_enter_log
 from raftkv.kv.machine import GroupReplies
 from raftkv.raft.types import Index, NodeId
 from raftkv.router.ports import ClockPort, ReplicaPort, RouterSettings
@@ -105,6 +107,8 @@ class Proposals:
             if group.first > applied + 1:
                 return "gap"
         reason = self._refusal(size)
+        if reason is None and not may_enter_log(group.commands):  # last, because it costs the most
+            reason = f"the commands are nested in more than {MAX_NESTING} levels"
         if reason is not None:
             if source.expected is None:
                 source.expected = group.first

@@ -18,12 +18,15 @@ from raftkv.codec import handshake, peer, resp
 from raftkv.codec.frames import FrameDecoder, FrameSender
 from raftkv.codec.peer import Transfer
 from raftkv.codec.resp import RequestParser
+from raftkv.kv import commands
+from raftkv.kv.commands import MAX_NESTING
 from raftkv.kv.glob import Pattern
 from raftkv.kv.keyspace import Keyspace
 from raftkv.kv.replies import Reply
 from raftkv.kv.space_commands import Scan
 from raftkv.raft import Raft
 from raftkv.raft.reads import Reads as Rounds
+from raftkv.router import proposals
 from raftkv.router.reads import Reads
 from raftkv.server.clients import ClientServer
 from raftkv.sim.store import ModelStore
@@ -45,13 +48,13 @@ from raftkv.storage.wal import Wal
 from raftkv.transfer import SnapshotSender
 from tests import test_tidy
 from tests.codec import test_frames, test_handshake, test_peer, test_resp
+from tests.kv import test_nesting, test_scan
 from tests.kv import test_planted_faults as kv
-from tests.kv import test_scan
 from tests.mutants.mutant import Checks, Mutant, Proof, RouterRuns, Shelf, nothing, title_of
 from tests.raft import test_thesis
 from tests.replica import test_full_disk, test_transfer
 from tests.router import test_planted_faults as router
-from tests.router import test_reads
+from tests.router import test_proposals, test_reads
 from tests.server import test_clients
 from tests.storage import test_checkpoint, test_rot, test_small_files, test_store_conformance
 from tests.storage import test_planted_faults as storage
@@ -135,6 +138,18 @@ def _known() -> list[Mutant]:
             name = f"{test.__name__.removeprefix('test_')}: {kind.__name__}"
             made.append(Mutant(rows, name, title_of(kind), nothing, Proof(partial(test, **{argument: kind}))))
     return made
+
+
+@plant("94", by=Checks((test_proposals.test_what_is_nested_too_deeply_does_not_enter_the_log,), "nested too deeply to be read"))
+def commands_of_any_depth_enter_the_log(patch: pytest.MonkeyPatch) -> None:
+    """A leader takes what another node forwards, however deeply it is nested."""
+    patch.setattr(proposals, "may_enter_log", lambda commands: True)
+
+
+@plant("94", by=Checks((partial(test_nesting.test_what_some_stack_might_not_hold_may_not_enter_the_log, MAX_NESTING + 1),)))
+def the_leaders_stack_decides_what_is_too_deep(patch: pytest.MonkeyPatch) -> None:
+    """A leader takes whatever it can decode itself."""
+    patch.setattr(commands, "nested_deeper", lambda data, most: False)
 
 
 @plant("84", by=Checks((test_thesis.test_6_4_1_a_transfer_gives_up_the_lease,), name="checks of the core"))

@@ -105,6 +105,7 @@ RULES: dict[str, str] = {
     "90": "what a failed sync may have lost is not built upon",
     "91": "an identity is created last",
     "92": "after a storm there is a leader",
+    "94": "what a replica might not be able to read does not enter the log",
     # Storage
     "storage 1": "a crash at any operation loses nothing acknowledged",
     "storage 2": "an unsealed bad last group makes the node suspect",

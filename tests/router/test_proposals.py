@@ -280,6 +280,26 @@ def test_nonsense_of_another_node_is_counted_and_dropped() -> None:
     assert stand.batches() == []
 
 
+def test_what_is_nested_too_deeply_does_not_enter_the_log() -> None:
+    """A group that a replica might not be able to read is refused, for certain, and so is what follows it; the next that is sound is
+    applied."""
+    stand = Stand()
+    stand.lead()
+    sound = group(1, "SET b 1")
+    nested = b"\x91\x94" + sound.commands[2:] + b"\x91" * 1_000 + b"\xc0"  # one field more, and what a field it is
+    stand.receive("n2", ForwardWrites(Group(0, THEIRS, 1, 0, 1, nested)))
+    stand.receive("n2", ForwardWrites(group(2, "SET b 2")))
+    stand.flush()
+    stand.commit()
+    refused = [(value.first, value.reason) for _, value in stand.take_sent() if isinstance(value, WritesRefused)]
+    assert refused == [(1, "the commands are nested in more than 16 levels"), (2, "gap")]
+    assert stand.batches() == []
+    stand.receive("n2", ForwardWrites(sound))
+    stand.flush()
+    stand.commit()
+    assert contents(stand) == [[(THEIRS, 1, 1)]]
+
+
 # The log's clock.
 
 
