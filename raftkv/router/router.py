@@ -213,7 +213,7 @@ class Router:
             try:
                 command = parse_request(requests[position])
             except CommandError as error:
-                connection.reply(self._transactions.refused(requests[position], error))
+                connection.reply(self._transactions.refused(connection, requests[position], error))
                 position += 1
                 continue
             if command.kind is _CONNECTION:

@@ -211,11 +211,12 @@ class Transactions:
         return True
 
     @staticmethod
-    def refused(args: Sequence[bytes], failure: CommandError) -> Failure:
-        """The reply to a request that is no command, or has the wrong number of arguments."""
+    def refused(client: Connection, args: Sequence[bytes], error: CommandError) -> Failure:
+        """The reply to a request that is no command, or has wrong arguments. Such an EXEC is the end of everything, as in Redis."""
         if args[0].lower() == b"exec":
-            return Failure("EXECABORT", f"Transaction discarded because of: {failure.failure.message}")
-        return failure.failure
+            client.transaction.abandon()
+            return Failure("EXECABORT", f"Transaction discarded because of: {error.failure.message}")
+        return error.failure
 
     # Between MULTI and EXEC.
 
@@ -225,10 +226,8 @@ class Transactions:
         try:
             spec = spec_of(args)
         except CommandError as error:
-            if args[0].lower() == b"exec":
-                transaction.abandon()
             transaction.spoil()
-            client.reply(self.refused(args, error))
+            client.reply(self.refused(client, args, error))
             return True
         match spec.name:
             case "exec":
