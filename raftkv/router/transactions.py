@@ -158,6 +158,9 @@ class Transactions:
         self._room = room
         limit = settings.max_entry_bytes
         self._too_large = Failure("ERR", f"the transaction has more than {limit} bytes, which is max_entry_bytes; nothing of it is done")
+        self._too_many = Failure(
+            "ERR", f"the transaction has more than {settings.transaction_commands} commands, which is the most; nothing of it is done"
+        )
         self._overloaded = Failure("OVERLOADED", "this node holds as many requests as it may; nothing of the transaction is done")
 
     def open(self) -> ClientTransaction:
@@ -271,6 +274,8 @@ class Transactions:
         if refusal is None and not transaction.spoilt:
             if transaction.size + size > self._settings.max_entry_bytes:
                 refusal = self._too_large
+            elif transaction.queued >= self._settings.transaction_commands:
+                refusal = self._too_many
             elif not self._room(self.account.commands, self.account.size):  # the request itself is among what is held
                 refusal = self._overloaded
         if refusal is not None:

@@ -264,6 +264,14 @@ def test_a_transaction_is_as_large_as_an_entry_at_most() -> None:
     assert ask(stand, [b"WATCH", *keys, b"k" * 100], "MULTI", "SET a 1", "EXEC") == [refusal, OK, QUEUED, NO_ARRAY]
 
 
+def test_a_transaction_has_a_bounded_number_of_commands() -> None:
+    """One command more is refused with the limit named, and nothing of the transaction is done."""
+    stand = leading(transaction_commands=3)
+    refusal = err("the transaction has more than 3 commands, which is the most; nothing of it is done")
+    assert ask(stand, "MULTI", *["INCR n"] * 3, "EXEC")[-1] == [1, 2, 3]
+    assert ask(stand, "MULTI", *["INCR n"] * 4, "EXEC", "GET n")[-3:] == [refusal, ABORTED, b"3"]
+
+
 def test_a_transaction_whose_encoding_is_too_large_is_refused_by_exec() -> None:
     """What the arguments did not tell is told before anything is proposed, and the connection goes on."""
     stand = leading(max_entry_bytes=200)
