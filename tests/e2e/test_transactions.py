@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable
 from typing import cast
 
@@ -224,7 +223,7 @@ def test_a_lock_excludes_through_a_leader_kill(cluster: Cluster) -> None:
                     client.set("n", value + 1)
                     entered.append(number)
                     inside.remove(number)
-                time.sleep(0.01)
+                ended.wait(0.01)
         except BaseException as error:
             failures.append(error)
             raise
