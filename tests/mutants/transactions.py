@@ -116,7 +116,7 @@ def anything_is_taken_for_a_transaction(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(commands, "_may_be_transaction", lambda data: True)
 
 
-@plant("28", by=Checks((router.test_what_concerns_the_connection_is_not_executed_while_an_entry_is_applied,), "ZeroDivisionError"))
+@plant("28", by=Checks((router.test_what_concerns_the_connection_is_not_executed_while_an_entry_is_applied,)))
 def exec_is_answered_while_an_entry_is_applied(patch: pytest.MonkeyPatch) -> None:
     """What concerns the connection is executed as soon as the transaction has been, in the middle of applying."""
     fill = Connection._fill
@@ -147,5 +147,3 @@ def a_connection_queues_without_bound(patch: pytest.MonkeyPatch) -> None:
 def the_replies_to_a_transaction_have_no_bound(patch: pytest.MonkeyPatch) -> None:
     """A transaction of many reads of a large value makes replies larger than the memory of every node."""
     patch.setattr(transactions, "reply_bytes", lambda reply: 0)
-
-
