@@ -62,6 +62,14 @@ class Read(Command, frozen=True, array_like=True, gc=False):
         """
         raise InvariantBroken(f"{type(self).__name__} has no way to read")
 
+    def apply(self, changes: Changes) -> Reply:
+        """The answer inside of a transaction: from the keys as it has changed them so far.
+
+        Raises:
+            CommandError: the answer is an error.
+        """
+        return self.read(changes)
+
 
 class Write(Command, frozen=True, array_like=True, gc=False):
     """A command that may change the state."""

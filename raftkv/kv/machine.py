@@ -19,8 +19,9 @@ from typing import Final, Literal, cast
 import msgspec
 from msgspec import Struct
 
-from raftkv.errors import InvariantBroken, ProtocolError, RaftkvError, StateDamaged, UnknownFormat
+from raftkv.errors import InvariantBroken, ProtocolError, StateDamaged, UnknownFormat
 from raftkv.kv import digest as digests
+from raftkv.kv.applying import apply_one
 from raftkv.kv.batch import FORMAT_VERSION, Batch, Group, decode_batch
 from raftkv.kv.commands import Command, Kind, Read, Write, decode_writes
 from raftkv.kv.digest import DigestRing
@@ -217,8 +218,7 @@ class KvMachine:
         due = self._first_due_ms is not None and self._first_due_ms < clock_ms
         if due:
             delete_due(changes, self._store)
-        faults: list[Exception] = []
-        groups = [_apply_group(group, changes, sessions, clients, faults) for group in batch.groups]
+        groups = [_apply_group(group, changes, sessions, clients) for group in batch.groups]
         for each in (sessions, clients):
             each.forget_aged()
             changes.rows.update(each.rows)
@@ -227,7 +227,7 @@ class KvMachine:
         clients.commit()
         self._collections = changes.collections
         self._note_expiries(changes, due)
-        return Applied(groups, tuple(faults))
+        return Applied(groups, tuple(changes.faults))
 
     def apply_empty(self, index: int, term: int, configuration: bytes | None = None) -> None:
         """Apply an entry without commands: NOOP, or CONFIGURATION with its payload, which is kept for checkpoints.
@@ -308,16 +308,14 @@ def _check_version(version: int, supported: int, index: int) -> None:
         )
 
 
-def _apply_group(
-    group: Group, changes: Changes, sessions: SessionChanges, clients: SessionChanges, faults: list[Exception]
-) -> GroupReplies:
+def _apply_group(group: Group, changes: Changes, sessions: SessionChanges, clients: SessionChanges) -> GroupReplies:
     writes = _writes_of(group)
     missing: int | Literal["gap", "unknown_session", "malformed"]
     missing = "malformed" if writes is None else sessions.missing(group)
     if writes is None or isinstance(missing, str):
         return GroupReplies(group.session, group.first, [], missing if isinstance(missing, str) else "malformed")
     first = group.first + missing
-    replies = _apply_writes(writes[missing:] if missing else writes, changes, faults, clients)
+    replies = _apply_writes(writes[missing:] if missing else writes, changes, clients)
     known = sessions.kept(group.session, group.first, missing) if missing else []
     sessions.applied(group, first, replies)
     return GroupReplies(group.session, group.first, known + replies if known else replies)
@@ -342,33 +340,18 @@ def _decode_writes(commands: bytes) -> list[Write] | None:
         raise InvariantBroken(f"commands of a session are nested too deeply to be read: {error}") from error
 
 
-def _apply_writes(writes: list[Write], changes: Changes, faults: list[Exception], clients: SessionChanges | None = None) -> list[Reply]:
-    """The replies to `writes`. Without `clients`, commands of clients' sessions are refused."""
-    replies: list[Reply] = []
-    for write in writes:
-        if clients is not None and isinstance(write, OfSession):
-            replies.append(write.apply_in(clients, lambda command: _apply_encoded(command, changes, faults)))
-            continue
-        changes.mark()
-        try:
-            replies.append(write.apply(changes))
-        except CommandError as error:
-            changes.rollback()
-            replies.append(error.failure)
-        except (RaftkvError, MemoryError, RecursionError, OSError):
-            raise
-        except Exception as error:
-            # A bug in a command: the same on every replica, so it is an answer like any other, and the cluster goes on.
-            changes.rollback()
-            faults.append(error)
-            replies.append(Failure("ERR", "internal error; the command had no effect"))
-    return replies
+def _apply_writes(writes: list[Write], changes: Changes, clients: SessionChanges) -> list[Reply]:
+    def apply(write: Write) -> Reply:
+        if isinstance(write, OfSession):
+            return write.apply_in(clients, lambda command: _apply_encoded(command, changes))
+        return apply_one(write, changes)
+
+    return [apply(write) for write in writes]
 
 
-def _apply_encoded(command: bytes, changes: Changes, faults: list[Exception]) -> Reply:
+def _apply_encoded(command: bytes, changes: Changes) -> Reply:
     """Apply the one write that a client numbered in its session."""
     writes = _decode_writes(command)
     if writes is None or len(writes) != 1:
         return Failure("ERR", "this is not one command; it had no effect")
-    [reply] = _apply_writes(writes, changes, faults)
-    return reply
+    return apply_one(writes[0], changes)

@@ -42,6 +42,8 @@ STATE_ROW = b"mstate"
 CONFIGURATION_ROW = b"mconfiguration"
 COLLECTIONS_ROW = b"mcollections"
 """How many collections there are; no row for none."""
+CLEARED_ROW = b"mcleared"
+"""When all keys were deleted at once last; no row for never."""
 
 VALUE_FORMAT = 1
 """The format of value rows."""

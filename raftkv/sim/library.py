@@ -20,7 +20,7 @@ from raftkv.client.replies import Answer, as_integer, as_string_or_none
 from raftkv.client.url import Address, Settings
 from raftkv.codec.resp import RequestLimits, RequestParser
 from raftkv.errors import RaftkvError, Refused, ReplyError
-from raftkv.kv.replies import Failure, Reply, Simple
+from raftkv.kv.replies import Failure, NoArray, Reply, Simple
 from raftkv.sim.clock import Schedule, Timer
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Trace, Violation
@@ -163,7 +163,7 @@ class Library:
         """Answers have come, in the middle of the node's work."""
         if connection != self._connection or self._node is None or not self._awaited:
             return
-        self._answers += map(_answer_of, replies)
+        self._answers += map(answer_of, replies)
         if len(self._answers) >= self._awaited:
             answers = self._answers
             self._stop_waiting()
@@ -224,14 +224,14 @@ def new_core(names: tuple[str, ...], schedule: Schedule, rng: random.Random) -> 
     return Core(Settings(addresses=addresses(names)), lambda: schedule.now_us / 1_000_000, rng, rng.randbytes)
 
 
-def _answer_of(reply: Reply) -> Answer:
+def answer_of(reply: Reply) -> Answer:
     """A reply as a client reads it from the wire."""
     if isinstance(reply, Failure):
         return ReplyError(f"{reply.code} {reply.message}")
     if isinstance(reply, Simple):
         return reply.text.encode()
     if isinstance(reply, list):
-        return [_answer_of(item) for item in reply]
+        return [answer_of(item) for item in reply]
     if isinstance(reply, dict):
-        return {_answer_of(key): _answer_of(value) for key, value in reply.items()}
-    return reply
+        return {answer_of(key): answer_of(value) for key, value in reply.items()}
+    return None if isinstance(reply, NoArray) else reply

@@ -20,26 +20,14 @@ from raftkv.errors import ReplyError
 from raftkv.kv.batch import FORMAT_VERSION, Batch, Group, encode_batch
 from raftkv.kv.commands import Kind, encode_commands, find_spec, parse_request
 from raftkv.kv.machine import KvMachine
-from raftkv.kv.replies import CommandError, Failure, Reply, Simple
+from raftkv.kv.replies import CommandError
 from raftkv.kv.sessions import LIMITS, Limits
+from raftkv.sim.library import answer_of
 from tests.router.rows import MemoryRows
 
 Flow = Generator[Effect, Outcome, Any]
 
 NODES = tuple(Address(name, 7001) for name in ("n1", "n2", "n3"))
-
-
-def answer_of(reply: Reply) -> Answer:
-    """A reply as a client reads it."""
-    if isinstance(reply, Failure):
-        return ReplyError(f"{reply.code} {reply.message}")
-    if isinstance(reply, Simple):
-        return reply.text.encode()
-    if isinstance(reply, list):
-        return [answer_of(item) for item in reply]
-    if isinstance(reply, dict):
-        return {answer_of(key): answer_of(value) for key, value in reply.items()}
-    return reply
 
 
 class Node:

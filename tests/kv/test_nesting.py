@@ -14,6 +14,7 @@ from raftkv.kv.commands import MAX_NESTING, Write, may_enter_log, parse_request
 from raftkv.kv.commands import encode_commands as encoded
 from raftkv.kv.nesting import nested_deeper
 from raftkv.kv.replies import OK
+from raftkv.kv.transactions import Transaction
 from tests.kv.driver import SESSION, Driver
 
 ATOMS = (
@@ -132,6 +133,15 @@ def test_what_some_stack_might_not_hold_may_not_enter_the_log(depth: int) -> Non
     assert not may_enter_log(with_field(depth))
     assert not may_enter_log(with_field(depth) + b"\xc1")
     assert not may_enter_log(b"\x92" + with_field(depth)[1:])
+
+
+@pytest.mark.parametrize("depth", [MAX_NESTING + 1, 500, 100_000])
+def test_what_a_transaction_is_made_of_is_as_shallow(depth: int) -> None:
+    """Bytes within bytes are looked at too, and a field more may be as deep as elsewhere."""
+    sound = encoded([Transaction((), with_field(MAX_NESTING))])
+    assert may_enter_log(sound)
+    assert Driver().groups(Group(0, SESSION, 1, 0, 1, sound))[0].replies == [[OK]]
+    assert not may_enter_log(encoded([Transaction((), with_field(depth))]))
 
 
 def test_what_all_replicas_find_malformed_may_enter_the_log() -> None:

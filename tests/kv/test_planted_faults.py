@@ -193,9 +193,7 @@ def failing(self: counter_commands.IncrementBy, changes: Changes) -> Reply:
     return fail("no")
 
 
-def apply_without_care(
-    writes: list[Write], changes: Changes, faults: list[Exception], clients: SessionChanges | None = None
-) -> list[Reply]:
+def apply_without_care(writes: list[Write], changes: Changes, clients: SessionChanges) -> list[Reply]:
     """Applies commands and handles only the errors that commands should raise."""
     replies: list[Reply] = []
     for write in writes:

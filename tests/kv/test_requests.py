@@ -30,7 +30,7 @@ from raftkv.kv.expiry_commands import Expire, ExpireAt, ExpiryTime, Persist, Tim
 from raftkv.kv.key_commands import Copy, Delete, Exists, Rename, TypeOf
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.range_commands import Append, GetRange, Length, SetRange
-from raftkv.kv.replies import OK, Failure, Reply, Simple, decode_replies, encode_replies
+from raftkv.kv.replies import NO_ARRAY, OK, Failure, Reply, Simple, decode_replies, encode_replies
 from raftkv.kv.space_commands import MAX_PATTERN_BYTES, Clear, CountKeys, FindKeys, RandomKey, Scan, SwapDatabase
 from raftkv.kv.string_commands import (
     DeleteIf,
@@ -359,6 +359,13 @@ REDIS_INFO = {
     "echo": (2, {"loading", "stale", "fast"}, 0, 0, 0),
     "select": (2, {"loading", "stale", "fast"}, 0, 0, 0),
     "role": (1, {"noscript", "loading", "stale", "fast"}, 0, 0, 0),
+    "multi": (1, {"noscript", "loading", "stale", "fast", "allow_busy"}, 0, 0, 0),
+    "exec": (1, {"noscript", "loading", "stale", "skip_slowlog"}, 0, 0, 0),
+    "discard": (1, {"noscript", "loading", "stale", "fast", "allow_busy"}, 0, 0, 0),
+    "watch": (-2, {"noscript", "loading", "stale", "fast", "allow_busy"}, 1, -1, 1),
+    "unwatch": (1, {"noscript", "loading", "stale", "fast", "allow_busy"}, 0, 0, 0),
+    "eval": (-3, {"noscript", "stale", "skip_monitor", "no_mandatory_keys", "movablekeys"}, 0, 0, 0),
+    "evalsha": (-3, {"noscript", "stale", "skip_monitor", "no_mandatory_keys", "movablekeys"}, 0, 0, 0),
 }
 
 
@@ -376,7 +383,7 @@ def test_the_table_is_consistent() -> None:
         assert spec.name == name == name.lower()
         assert find_spec(name.upper().encode()) is spec
         assert find_spec(name.title().encode()) is spec
-        assert ("write" in spec.flags) == (spec.kind is Kind.WRITE)
+        assert ("write" in spec.flags) == (spec.kind is Kind.WRITE and spec.group != "scripting")
         assert ("readonly" in spec.flags) == (spec.kind is Kind.READ)
         assert spec.summary
     assert find_spec(b"nothing") is None
@@ -399,6 +406,7 @@ def test_a_command_without_its_method_is_a_bug() -> None:
 
 REPLIES = st.recursive(
     st.none() | st.integers(-(2**63), 2**63 - 1) | st.binary(max_size=5) | st.booleans() | st.builds(Simple, st.text(max_size=3))
+    | st.just(NO_ARRAY)
     | st.builds(Failure, st.just("ERR"), st.text(max_size=3)) | st.floats(allow_nan=False),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.binary(max_size=3) | st.integers(0, 9), inner, max_size=3),
     max_leaves=6,

@@ -408,7 +408,7 @@ def one_node_follows_newer_rules(patch: pytest.MonkeyPatch) -> None:
 def a_command_that_fails_stops_the_machine(patch: pytest.MonkeyPatch) -> None:
     """An error of a command leaves the machine as if it were one of the machine underneath."""
 
-    def apply(writes: Any, changes: Changes, faults: Any, clients: Any = None) -> list[Reply]:
+    def apply(writes: Any, changes: Changes, clients: Any) -> list[Reply]:
         return [write.apply(changes) for write in writes]
 
     patch.setattr(machine_module, "_apply_writes", apply)

@@ -15,6 +15,9 @@ from tests.sim.storms import first_violation
 FEW_SEEDS = 45
 
 FOUND_SOON = [
+    "what_is_watched_may_change",
+    "deletions_are_no_changes",
+    "a_stopped_transaction_is_done_by_half",
     "the_log_reports_what_it_has_queued",
     "the_hard_state_is_not_written",
     "the_vote_is_not_written",
