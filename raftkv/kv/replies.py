@@ -1,12 +1,14 @@
 """What commands answer: plain values that are the same on every replica and know nothing of RESP.
 
 A reply is None (nil), an int, bytes (a bulk string), a `Simple` (a status such as OK), a `Failure` (an error), a bool or float
-(RESP3 types, which RESP2 renders as integer and bulk string), a list (an array), or a dict (a map; RESP2 renders it as a flat
-array).
+(RESP3 types, which RESP2 renders as integer and bulk string), a list (an array), a `NoArray` (the nil where an array was expected, which
+RESP2 renders in another way), or a dict (a map; RESP2 renders it as a flat array).
 
 Encoded, a reply is msgpack; what msgpack would not tell apart is an array whose first element says what it is: 1 a status, 2 an
-error, 3 an array, 4 a map with its keys and values in turn. The encoding is part of the state (stored replies) and of the frames
-between nodes.
+error, 3 an array, 4 a map with its keys and values in turn, 6 the nil of an array. The encoding is part of the state (stored replies) and
+of the frames between nodes.
+
+`Pushes` are what a node tells a client without having been asked. No command of the state machine answers them, and they are never encoded.
 """
 
 from __future__ import annotations
@@ -33,9 +35,21 @@ class Failure(Struct, frozen=True, array_like=True, tag=2, gc=False):
     message: str
 
 
-Reply = None | int | bytes | bool | float | Simple | Failure | list["Reply"] | dict["Reply", "Reply"]
+class NoArray(Struct, frozen=True, array_like=True, tag=6, gc=False):
+    """The nil that takes the place of an array."""
+
+
+class Pushes(Struct, frozen=True):
+    """One or several messages to a client, each of them a sequence: not the reply to a request, or what takes the place of one. RESP3 marks
+    each as a push, RESP2 renders it as an array."""
+
+    messages: Sequence[Sequence[Reply]]
+
+
+Reply = None | int | bytes | bool | float | Simple | Failure | NoArray | Pushes | list["Reply"] | dict["Reply", "Reply"]
 
 OK = Simple("OK")
+NO_ARRAY = NoArray()
 
 
 class CommandError(Exception):
@@ -93,6 +107,8 @@ def _untagged(item: object) -> Reply:
             return Simple(text)
         case [2, str(code), str(message)]:
             return Failure(code, message)
+        case [6]:
+            return NO_ARRAY
         case [3, *items]:
             return [_untagged(each) for each in items]
         case [4, *halves] if len(halves) % 2 == 0:

@@ -86,6 +86,8 @@ class Desk:
     def _ping(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         if len(args) > 1:
             return wrong_arity("ping")
+        if connection.subscribed and connection.protocol == 2:
+            return [b"pong", args[0] if args else b""]
         return args[0] if args else Simple("PONG")
 
     def _quit(self, connection: Connection, args: Sequence[bytes]) -> Reply:

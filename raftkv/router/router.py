@@ -15,7 +15,8 @@ What always holds:
 - Nothing that a client's connection does disturbs applying: replies are kept, and leave in `flush`.
 
 `OwnWrites` (writes.py) is the session of this node's writes, `Proposals` (proposals.py) the leader's batch, `Reads` (reads.py) the
-linearizable reads, `Desk` (desk.py) the commands that concern a connection or the node.
+linearizable reads, `Desk` (desk.py) the commands that concern a connection or the node, `Channels` (channels.py) who is told what is
+published.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from raftkv.codec.peer import ForwardReads, ForwardWrites, ReadAnswers, ReadsRefused, WritesRefused
+from raftkv.codec.peer import ForwardReads, ForwardWrites, Publish, ReadAnswers, ReadsRefused, WritesRefused
 from raftkv.kv.batch import Group
 from raftkv.kv.command import Command, ConnectionCommand, Kind
 from raftkv.kv.commands import parse_request
@@ -31,6 +32,7 @@ from raftkv.kv.machine import GroupReplies
 from raftkv.kv.replies import CommandError, Failure, Reply
 from raftkv.raft.ready import Role, RoleChange
 from raftkv.raft.types import Index, NodeId
+from raftkv.router.channels import Channels, refusal_in_context
 from raftkv.router.connection import Chunk, Connection
 from raftkv.router.desk import Desk
 from raftkv.router.info import Counts
@@ -47,9 +49,10 @@ OVERLOADED = Failure("OVERLOADED", "this node holds as many requests as it may; 
 
 
 class ReplyPort(Protocol):
-    """Takes replies to a connection: in order, in RESP version `protocol`; with `close`, the connection ends after them."""
+    """Takes replies to a connection: in order, in RESP version `protocol`; with `close`, the connection ends after them. As many as
+    `unasked` of them are pushes that answer no request."""
 
-    def __call__(self, connection_id: int, replies: list[Reply], protocol: int, close: bool) -> None: ...
+    def __call__(self, connection_id: int, replies: list[Reply], protocol: int, close: bool, unasked: int = 0) -> None: ...
 
 
 class Router:
@@ -102,6 +105,7 @@ class Router:
         self._proposals = Proposals(replica, settings, clock, self._writes)
         self._reads = Reads(replica, settings, send, wake, int.from_bytes(session[:6]) << 15)
         self._desk = Desk(replica, facts, self.counts, operations or NoOperations())
+        self._channels = Channels(settings, send)
         seconds = settings.timeout_ms / 1000
         self._late_read = Failure("CLUSTERDOWN", f"the read was not answered within {seconds:g} s; a read has no effect")
         self.commands_processed = 0
@@ -128,6 +132,7 @@ class Router:
         self._held_bytes -= size
         if connection.writes_out:
             self._writes.client_gone()
+        self._channels.forget(connection)
         connection.close()
 
     def submit(self, connection_id: int, requests: list[list[bytes]], now_ms: int) -> None:
@@ -197,6 +202,12 @@ class Router:
         """
         end = len(requests)
         while position < end and not connection.closing:
+            if connection.subscribed and connection.protocol == 2:
+                failure = refusal_in_context(requests[position])
+                if failure is not None:
+                    connection.reply(failure)
+                    position += 1
+                    continue
             try:
                 command = parse_request(requests[position])
             except CommandError as error:
@@ -274,7 +285,7 @@ class Router:
             connection.held_back = True
             return False
         try:
-            connection.reply(self._desk.attend(connection, command))
+            connection.reply((self._channels if command.name in self._channels.names else self._desk).attend(connection, command))
         except CommandError as error:
             connection.reply(error.failure)
         return True
@@ -311,13 +322,14 @@ class Router:
     def _deliver(self, connection: Connection) -> None:
         replies, size = connection.deliverable()
         close = connection.closing
-        if not replies and not close:
-            return
         self._held_commands -= len(replies)
         self._held_bytes -= size
         self.commands_processed += len(replies)
+        unasked = connection.take_pushes(replies)
+        if not replies and not close:
+            return
         try:
-            self._reply(connection.id, replies, connection.protocol, close)
+            self._reply(connection.id, replies, connection.protocol, close, unasked)
         except Exception as error:  # whatever a connection does, it concerns that connection only
             self.last_reply_error = error
             self._give_up(connection)
@@ -384,6 +396,8 @@ class Router:
                 self._reads.answered(number, replies)
             case ReadsRefused(id=number):
                 self._reads.refused(number, now_ms)
+            case Publish():
+                self._channels.deliver(value)
             case _:
                 raise TypeError(f"{type(value).__name__} is not a frame for the router")
 
@@ -403,11 +417,13 @@ class Router:
 
     def peer_connected(self, node: NodeId) -> None:
         """There is a (new) connection to `node`."""
+        self._channels.peer_connected(node)
         if node == self._leader:
             self._send_again()
 
     def peer_disconnected(self, node: NodeId) -> None:
         """The connection to `node` broke."""
+        self._channels.peer_disconnected(node)
         self._proposals.node_gone(node)
         self._reads.node_gone(node)
         self._refusals.pop(node, None)
@@ -508,4 +524,7 @@ class Router:
             reads=self._reads.in_flight,
             forwarded_bytes=self._proposals.waiting_bytes,
             refused_frames=self.refused_frames,
+            channels=self._channels.channels,
+            patterns=self._channels.patterns,
+            messages_dropped=self._channels.dropped,
         )

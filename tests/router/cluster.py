@@ -156,7 +156,7 @@ class Node:
         """Slow reads are not asked here."""
         raise NotImplementedError
 
-    def reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool) -> None:
+    def reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool, unasked: int = 0) -> None:
         """Replies reach their client."""
         client = self.clients.get(connection_id)
         if client is not None:

@@ -76,6 +76,7 @@ class Stand:
         self.reachable = {"n2", "n3"}
         self.replies: dict[int, list[Reply]] = {}
         self.deliveries: list[tuple[int, list[Reply], int, bool]] = []
+        self.unasked: dict[int, int] = {}
         self.broken: set[int] = set()
         self.wakes = 0
         self.facts = NodeFacts()
@@ -103,9 +104,10 @@ class Stand:
         self.sent.append((node, value))
         return True
 
-    def _reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool) -> None:
+    def _reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool, unasked: int = 0) -> None:
         if connection_id in self.broken:
             raise ConnectionResetError("the client's callback raises")
+        self.unasked[connection_id] = self.unasked.get(connection_id, 0) + unasked
         self.deliveries.append((connection_id, list(replies), protocol, close))
         self.replies.setdefault(connection_id, []).extend(replies)
 
