@@ -83,6 +83,7 @@ class Spec(Struct, frozen=True, kw_only=True):
 
     `arity` counts the name: n means exactly n arguments, -n means at least n. `first_key`, `last_key` and `step` say which
     arguments are keys (0 when none are; a negative `last_key` counts from the end). `flags`, `group` and `tips` are Redis's words.
+    `differs` says how it is not like Redis's command of that name, for the table of commands in the documents.
     """
 
     name: str
@@ -96,3 +97,4 @@ class Spec(Struct, frozen=True, kw_only=True):
     last_key: int = 0
     step: int = 0
     tips: tuple[str, ...] = ()
+    differs: str = ""
