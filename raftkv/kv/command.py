@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from msgspec import Struct
 
@@ -39,6 +39,11 @@ class Command(Struct, frozen=True, array_like=True, gc=False):
 
     kind: ClassVar[Kind]
     slow: ClassVar[bool] = False
+
+    def with_random(self, number: int) -> Command:
+        """The command with the random number that it needs, 63 bits, drawn by the node that takes the request: whoever executes a
+        command draws none. Only commands whose `Spec` says `random` have a place for it."""
+        raise InvariantBroken(f"{type(self).__name__} has no place for a random number")
 
 
 class Read(Command, frozen=True, array_like=True, gc=False):
@@ -82,8 +87,10 @@ class Spec(Struct, frozen=True, kw_only=True):
     """What is known of a command by its name; COMMAND shows it.
 
     `arity` counts the name: n means exactly n arguments, -n means at least n. `first_key`, `last_key` and `step` say which
-    arguments are keys (0 when none are; a negative `last_key` counts from the end). `flags`, `group` and `tips` are Redis's words.
-    `differs` says how it is not like Redis's command of that name, for the table of commands in the documents.
+    arguments are keys (0 when none are; a negative `last_key` counts from the end). `counted_keys`, if not 0, is the argument that says
+    how many keys follow it, besides those. `flags`, `group` and `tips` are Redis's words.
+    `random` says that the command needs a random number. `differs` says how it is not like Redis's command of that name, for the table
+    of commands in the documents.
     """
 
     name: str
@@ -96,5 +103,45 @@ class Spec(Struct, frozen=True, kw_only=True):
     first_key: int = 0
     last_key: int = 0
     step: int = 0
+    counted_keys: int = 0
     tips: tuple[str, ...] = ()
+    random: bool = False
     differs: str = ""
+
+
+NO_KEYS: Final = (0, 0, 0)
+
+
+def machine_spec(
+    name: str,
+    arity: int,
+    parse: Callable[[Sequence[bytes]], Command],
+    summary: str,
+    group: str,
+    flags: str,
+    *,
+    keys: tuple[int, int, int] = (1, 1, 1),
+    counted_keys: int = 0,
+    tips: tuple[str, ...] = (),
+    random: bool = False,
+    differs: str = "",
+) -> Spec:
+    """The `Spec` of a command of the state machine. `flags` are separated by spaces, and say its kind too; `keys` are first, last
+    and step."""
+    words = tuple(flags.split())
+    return Spec(
+        name=name,
+        arity=arity,
+        kind=Kind.READ if "readonly" in words else Kind.WRITE,
+        parse=parse,
+        summary=summary,
+        group=group,
+        flags=words,
+        first_key=keys[0],
+        last_key=keys[1],
+        step=keys[2],
+        counted_keys=counted_keys,
+        tips=tips,
+        random=random,
+        differs=differs,
+    )

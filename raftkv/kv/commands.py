@@ -11,14 +11,24 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, TypeVar, cast
 
 import msgspec
 
 from raftkv.errors import ProtocolError
-from raftkv.kv import connection_commands, key_commands, space_commands, string_commands
-from raftkv.kv.arguments import printable
+from raftkv.kv import (
+    connection_commands,
+    counter_commands,
+    expiry_commands,
+    key_commands,
+    list_commands,
+    list_search_commands,
+    range_commands,
+    space_commands,
+    string_commands,
+)
+from raftkv.kv.arguments import parse_integer, printable
 from raftkv.kv.command import MAX_KEY_BYTES, Command, ConnectionCommand, Kind, Read, Spec, Write
 from raftkv.kv.nesting import nested_deeper
 from raftkv.kv.replies import CommandError, fail
@@ -46,13 +56,32 @@ __all__ = [
 SPECS: Final[dict[str, Spec]] = {
     spec.name: spec
     for spec in sorted(
-        (*string_commands.SPECS, *key_commands.SPECS, *space_commands.SPECS, *connection_commands.SPECS),
+        (
+            *string_commands.SPECS,
+            *counter_commands.SPECS,
+            *range_commands.SPECS,
+            *key_commands.SPECS,
+            *expiry_commands.SPECS,
+            *list_commands.SPECS,
+            *list_search_commands.SPECS,
+            *space_commands.SPECS,
+            *connection_commands.SPECS,
+        ),
         key=lambda spec: spec.name,
     )
 }
 """Every command by its name, in lower case and in order."""
 
-_CLASSES: Final[tuple[type[Command], ...]] = (*string_commands.COMMANDS, *key_commands.COMMANDS, *space_commands.COMMANDS)
+_CLASSES: Final[tuple[type[Command], ...]] = (
+    *string_commands.COMMANDS,
+    *counter_commands.COMMANDS,
+    *range_commands.COMMANDS,
+    *key_commands.COMMANDS,
+    *expiry_commands.COMMANDS,
+    *list_commands.COMMANDS,
+    *list_search_commands.COMMANDS,
+    *space_commands.COMMANDS,
+)
 
 _BY_SPELLING: Final[dict[bytes, Spec]] = {
     spelling: spec for name, spec in SPECS.items() for spelling in (name.encode(), name.upper().encode())
@@ -83,11 +112,12 @@ def find_spec(name: bytes) -> Spec | None:
     return _BY_SPELLING.get(name) or _BY_SPELLING.get(name.lower())
 
 
-def parse_request(args: Sequence[bytes]) -> Command:
+def parse_request(args: Sequence[bytes], draw: Callable[[], int] = lambda: 0) -> Command:
     """The command that a client asks for.
 
     Args:
         args: the name of the command and its arguments; at least the name.
+        draw: draws a random number of 63 bits, for a command that needs one.
 
     Returns:
         A `Read` or a `Write` for the state machine, or a `ConnectionCommand`; `kind` tells which.
@@ -102,21 +132,27 @@ def parse_request(args: Sequence[bytes]) -> Command:
     if len(args) != arity and (arity > 0 or len(args) < -arity):
         fail(f"wrong number of arguments for '{spec.name}' command")
     first = spec.first_key
-    if first:
-        if first == spec.last_key:
+    if first or spec.counted_keys:
+        if first == spec.last_key and not spec.counted_keys:
             if len(args[first]) > MAX_KEY_BYTES:
                 _refuse_key()
-        elif max(map(len, keys_of(spec, args))) > MAX_KEY_BYTES:
+        elif max(map(len, keys_of(spec, args)), default=0) > MAX_KEY_BYTES:
             _refuse_key()
-    return spec.parse(args)
+    command = spec.parse(args)
+    return command.with_random(draw()) if spec.random else command
 
 
 def keys_of(spec: Spec, args: Sequence[bytes]) -> Sequence[bytes]:
-    """The arguments of a request that are keys."""
-    if not spec.first_key:
-        return ()
-    last = spec.last_key if spec.last_key >= 0 else len(args) + spec.last_key
-    return args[spec.first_key : last + 1 : spec.step]
+    """The arguments of a request that are keys. None are when their number is wrong."""
+    found: Sequence[bytes] = ()
+    if spec.first_key:
+        last = spec.last_key if spec.last_key >= 0 else len(args) + spec.last_key
+        found = args[spec.first_key : last + 1 : spec.step]
+    if not spec.counted_keys:
+        return found
+    number = parse_integer(args[spec.counted_keys])
+    rest = args[spec.counted_keys + 1 :]
+    return [*found, *rest[:number]] if number is not None and 0 < number <= len(rest) else ()
 
 
 def encode_commands(commands: Sequence[Command]) -> bytes:

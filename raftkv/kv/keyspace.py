@@ -16,7 +16,7 @@ No command touches the rows of keys itself, and nothing here knows a command.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, cast
 
 from xxhash import xxh3_64_digest
@@ -32,6 +32,7 @@ from raftkv.kv.rows import (
     HEADER,
     HEADER_BYTES,
     STRING,
+    TYPE_NAMES,
     VALUES,
     VALUES_END,
     Value,
@@ -54,6 +55,12 @@ ELEMENTS_PER_TURN: Final = 2_000
 
 FEW_ELEMENTS: Final = 64
 """Up to so many elements are deleted one by one, rather than as a range, which each later read has to skip for a while."""
+
+LONG_BYTES: Final = 16 << 10
+"""A value of more bytes is long."""
+
+MAX_LONG_BYTES: Final = 256 << 20
+"""So many bytes of long values may the commands of one entry write anew, which did not bring them along."""
 
 
 class TakesLong(Exception):
@@ -206,6 +213,12 @@ class Changes(Keyspace):
         """The rows of elements that this batch has touched, in order, by the prefix of their collection."""
         self._undo: list[tuple[bytes, bytes | None] | Callable[[], None]] = []
         self._mark = 0
+        self._long: dict[bytes, int] = {}
+        """The long values that `put_anew` has written, by key, and their sizes."""
+        self._long_bytes = 0
+        self.pushed: dict[bytes, None] = {}
+        """Keys of collections that have gained elements, or were moved to, in order: what blocked clients may wait for. It is not undone,
+        so that the element may be gone, or never have been there."""
         self._plain_header = header(STRING, index, 0)
 
     def row(self, name: bytes) -> bytes | None:
@@ -251,6 +264,21 @@ class Changes(Keyspace):
             if self.first_due_ms is None or expiry_ms < self.first_due_ms:
                 self.first_due_ms = expiry_ms
 
+    def put_anew(self, key: bytes, kind: int, data: bytes, expiry_ms: int, before: Value | None) -> None:
+        """As `put`, for `data` that was there already, or was made of what was: a short command may write a long value, so that what
+        the commands of one entry may write so is bounded.
+
+        Raises:
+            CommandError: it is too much.
+        """
+        if len(data) > LONG_BYTES:
+            long_bytes = self._long_bytes + len(data) - self._long.get(key, 0)
+            if long_bytes > MAX_LONG_BYTES:
+                fail(f"commands that are applied together wrote more than {MAX_LONG_BYTES} bytes of long values anew; try again")
+            self._long[key] = len(data)
+            self._long_bytes = long_bytes
+        self.put(key, kind, data, expiry_ms, before)
+
     def delete(self, key: bytes, before: Value) -> None:
         """Delete `key`, whose value until now is `before`."""
         self.delete_row(value_key(key))
@@ -271,7 +299,19 @@ class Changes(Keyspace):
         self.put_row(deletion_key(key), self.index.to_bytes(8))
         if before.expiry_ms:
             self.put_row(expiry_key(before.expiry_ms, key), None)
-        self.put(to, before.type, before.data, before.expiry_ms, displaced)
+        self.put_anew(to, before.type, before.data, before.expiry_ms, displaced)
+        if before.type != STRING:
+            self.pushed[to] = None
+
+    def copy(self, to: bytes, before: Value, displaced: Value | None) -> None:
+        """Make a copy of the value `before` of another key that of `to`, where `displaced` was, with its expiry.
+
+        Raises:
+            CommandError: it is no string. The elements of a collection would have to be visited.
+        """
+        if before.type != STRING:
+            fail(f"COPY takes strings only, and this is a {TYPE_NAMES[before.type]}")
+        self.put_anew(to, before.type, before.data, before.expiry_ms, displaced)
 
     def clear(self) -> None:
         """Delete every key, at the same cost for one and for a million."""
@@ -325,14 +365,33 @@ class Changes(Keyspace):
                 names.insert(at, name)
         self.put_row(name, value)
 
+    def put_elements(self, collection: Collection, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """As `put_element` for each of `rows`, which are in order; faster where many are touched already."""
+        names = self._names.setdefault(collection.prefix, [])
+        new = [name for name, _ in rows if name not in self.rows]
+        if new:
+            at = bisect_left(names, new[0])
+            if at == len(names) or new[-1] < names[at]:
+                names[at:at] = new
+            else:
+                names[:] = sorted({*names, *new})
+        for name, value in rows:
+            self.put_row(name, value)
+
     def drop_elements(self, collection: Collection) -> None:
         """Delete the rows of all elements of `collection`, at the same cost for many and for a million."""
         start, end = collection.prefix, collection.end
-        if collection.count <= FEW_ELEMENTS:
-            for name, _ in list(self.elements(start, end)):
-                self.put_row(name, None)
+        if collection.count > FEW_ELEMENTS:
+            self.drop_range(collection, start, end)
             return
-        for name in self._names.get(start, ()):
+        for name, _ in list(self.elements(start, end)):
+            self.put_row(name, None)
+
+    def drop_range(self, collection: Collection, start: bytes, end: bytes) -> None:
+        """Delete the rows start <= row < end of elements of `collection`, at the same cost for few and for a million. None of them may
+        be looked for by this batch, until it is put again."""
+        names = self._names.get(collection.prefix, [])
+        for name in names[bisect_left(names, start) : bisect_left(names, end)]:
             if name in self.rows:
                 self.put_row(name, None)  # ranges go away before rows are written
         dropped = self._dropped

@@ -84,12 +84,18 @@ def with_field(depth: int) -> bytes:
 
 REQUESTS = (
     "set k v", "set k v nx get px 5", "incr k", "incrby k -5", "del " + "k " * 1000, "expire k 5 nx", "pexpire k -5", "flushall",
+    "append k v", "copy k m", "decr k", "decrby k 5", "delex k ifeq v", "expireat k 5", "flushdb", "getdel k", "getex k ex 5", "getset k v",
+    "incrbyfloat k 1.5", "mset k v m v", "msetnx k v m v", "persist k", "pexpireat k 5", "psetex k 5 v", "rename k m",
+    "renamenx k m", "setex k 5 v", "setnx k v", "setrange k 5 v", "swapdb 0 0", "unlink k m",
+    "lpush k a b", "rpush k a b", "lpushx k a", "rpushx k a", "lpop k 5", "rpop k", "lmpop 2 k m left count 5", "lset k 0 a", "ltrim k 0 5",
+    "lmove k m left right", "rpoplpush k m", "lrem k 0 a", "linsert k before a b",
 )  # fmt: skip
 
 
 def test_what_a_program_writes_may_enter_the_log() -> None:
     """Each write that a client can ask for has three levels at most, and may."""
-    assert {request.split()[0] for request in REQUESTS} == {name for name, spec in SPECS.items() if spec.kind is Kind.WRITE}
+    writes = {name for name, spec in SPECS.items() if spec.kind is Kind.WRITE}
+    assert {request.split()[0] for request in REQUESTS} == writes - {"move"}  # which never gets as far
     for request in REQUESTS:
         data = encoded([parse_request(request.encode().split())])
         assert may_enter_log(data)
