@@ -18,6 +18,7 @@ import msgspec
 
 from raftkv.errors import ProtocolError
 from raftkv.kv import (
+    blocking_commands,
     connection_commands,
     counter_commands,
     expiry_commands,
@@ -64,6 +65,7 @@ SPECS: Final[dict[str, Spec]] = {
             *expiry_commands.SPECS,
             *list_commands.SPECS,
             *list_search_commands.SPECS,
+            *blocking_commands.SPECS,
             *space_commands.SPECS,
             *connection_commands.SPECS,
         ),
@@ -80,6 +82,7 @@ _CLASSES: Final[tuple[type[Command], ...]] = (
     *expiry_commands.COMMANDS,
     *list_commands.COMMANDS,
     *list_search_commands.COMMANDS,
+    *blocking_commands.COMMANDS,
     *space_commands.COMMANDS,
 )
 

@@ -97,6 +97,8 @@ def _categories(spec: Spec) -> list[str]:
     found = [_CATEGORIES[spec.group]] if spec.group in _CATEGORIES else []
     if spec.kind is not Kind.CONNECTION:
         found.append("@read" if spec.kind is Kind.READ else "@write")
+    if "blocking" in spec.flags:
+        found.append("@blocking")
     found.append("@fast" if "fast" in spec.flags else "@slow")
     return found
 

@@ -14,6 +14,7 @@ from raftkv.kv.replies import Failure, Pushes, Reply
 
 if TYPE_CHECKING:
     from raftkv.router.reads import OwnReads
+    from raftkv.router.waiting import Waiter
 
 
 class _Pending:
@@ -57,7 +58,8 @@ class Connection:
     `chunks` are requests that wait for their turn; `writes_out` and `reads_out` count those that were taken up and not answered; at
     most one of the two is not zero. `held_back` says that a request waits for replies to leave. `changed` collects the
     connections that have replies to deliver or may take up more. `gave_up` says that the last of what was taken up was not answered
-    in its time: then what waits behind it has no more time than it had when it came. `subscribed` says that it listens to a channel.
+    in its time: then what waits behind it has no more time than it had when it came. `subscribed` says that it listens to a channel,
+    `waiter` what it waits for in a blocking pop, and `ended` that the client will ask nothing more.
     """
 
     __slots__ = (
@@ -71,6 +73,7 @@ class Connection:
         "chunks",
         "closed",
         "closing",
+        "ended",
         "gave_up",
         "held_back",
         "id",
@@ -80,6 +83,7 @@ class Connection:
         "readonly",
         "reads_out",
         "subscribed",
+        "waiter",
         "writes_out",
     )
 
@@ -94,6 +98,8 @@ class Connection:
         self.held_back = False
         self.gave_up = False
         self.subscribed = False
+        self.ended = False
+        self.waiter: Waiter | None = None
         self.chunks: list[Chunk] = []
         self.writes_out = 0
         self.reads_out = 0

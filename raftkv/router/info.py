@@ -25,8 +25,8 @@ Fields = Iterator[tuple[str, object]]
 
 class Counts(Struct, frozen=True, kw_only=True):
     """What the router counts: `held` requests that are not answered, `queued` writes without and `in_flight` writes with a sequence
-    number, `reads` that wait, bytes of other nodes' groups that wait for a batch, `channels` and `patterns` that somebody listens to, and
-    published messages that could not be sent to another node."""
+    number, `reads` that wait, bytes of other nodes' groups that wait for a batch, clients `blocked` in a pop, `channels` and
+    `patterns` that somebody listens to, and published messages that could not be sent to another node."""
 
     clients: int
     commands_processed: int
@@ -36,6 +36,7 @@ class Counts(Struct, frozen=True, kw_only=True):
     reads: int
     forwarded_bytes: int
     refused_frames: int
+    blocked: int
     channels: int
     patterns: int
     messages_dropped: int
@@ -126,7 +127,7 @@ def _clients(facts: NodeFacts, counts: Counts) -> Fields:
     yield "connected_clients", counts.clients
     yield "cluster_connections", len(connected_peers(facts))
     yield "maxclients", facts.max_clients
-    yield "blocked_clients", 0
+    yield "blocked_clients", counts.blocked
 
 
 def _memory(facts: NodeFacts) -> Fields:

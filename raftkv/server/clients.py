@@ -65,6 +65,9 @@ class RequestSink(Protocol):
     def submit(self, connection_id: int, requests: list[list[bytes]], now_ms: int) -> None:
         """A client asks for `requests`."""
 
+    def ended(self, connection_id: int) -> None:
+        """A client sends nothing more. He may still be answered."""
+
     def closed(self, connection_id: int) -> None:
         """A client is gone; replies to him go nowhere."""
 
@@ -112,7 +115,7 @@ class _Client(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends nothing more; what he has sent is still answered."""
         self._ending = True
-        self._server.mark(self)
+        self._server.client_ended(self)
         return True
 
     def pause_writing(self) -> None:
@@ -381,6 +384,12 @@ class ClientServer:
         self._clients[client.id] = client
         keep_alive(client.transport, KEEP_ALIVE_SECONDS)
         self.sink.open(client.id, self.address_of(client))
+
+    def client_ended(self, client: _Client) -> None:
+        self.mark(client)
+        if client.id in self._clients:
+            self.sink.ended(client.id)
+            self.arrived()
 
     def client_lost(self, client: _Client) -> None:
         self._all.discard(client)

@@ -89,6 +89,7 @@ REQUESTS = (
     "renamenx k m", "setex k 5 v", "setnx k v", "setrange k 5 v", "swapdb 0 0", "unlink k m",
     "lpush k a b", "rpush k a b", "lpushx k a", "rpushx k a", "lpop k 5", "rpop k", "lmpop 2 k m left count 5", "lset k 0 a", "ltrim k 0 5",
     "lmove k m left right", "rpoplpush k m", "lrem k 0 a", "linsert k before a b",
+    "blpop k m 1", "brpop k 0", "blmove k m left right 1", "brpoplpush k m 1", "blmpop 1 2 k m left count 5",
 )  # fmt: skip
 
 

@@ -162,7 +162,7 @@ class Stand:
         """The next entry is applied, whoever proposed it."""
         index = self.replica.applied_index + 1
         applied = self.replica.machine.apply(index, self.replica.term, payload)
-        self.router.applied(index, applied.groups, self.now_ms)
+        self.router.applied(index, applied.groups, self.now_ms, applied.pushed)
 
     def commit(self, count: int | None = None) -> None:
         """The next `count` entries of the own log, or all, are committed and applied."""

@@ -48,6 +48,9 @@ class Sink:
         if self._answer is not None:
             self.release(connection_id, len(requests), self._answer)
 
+    def ended(self, connection_id: int) -> None:
+        self.journal.add(("ended", connection_id))
+
     def closed(self, connection_id: int) -> None:
         self.journal.add(("closed", connection_id))
 
