@@ -93,8 +93,8 @@ _BY_SPELLING: Final[dict[bytes, Spec]] = {
 _Command = TypeVar("_Command", bound=Command)
 
 MAX_NESTING: Final = 16
-"""How many levels of arrays encoded writes may have in the log. Those of today have three (the list, a command, its keys); a newer
-program may have more in fields that this one skips. Any stack allows many times as many."""
+"""How many levels of arrays encoded writes may have in the log. Those of today have up to four (the list, a command, its pairs, a pair); a
+newer program may have more in fields that this one skips. Any stack allows many times as many."""
 
 _SHOWN_BYTES: Final = 128
 """How much of an unknown command, and of its arguments together, its error shows."""

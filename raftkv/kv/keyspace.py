@@ -62,6 +62,9 @@ LONG_BYTES: Final = 16 << 10
 MAX_LONG_BYTES: Final = 256 << 20
 """So many bytes of long values may the commands of one entry write anew, which did not bring them along."""
 
+MAX_STEPS: Final = 500_000
+"""So many steps may the commands of one entry take together: visits of rows that they neither name nor bring along."""
+
 
 class TakesLong(Exception):
     """A read visits more elements than one turn of the event loop allows: it is for a view in another thread."""
@@ -216,6 +219,7 @@ class Changes(Keyspace):
         self._long: dict[bytes, int] = {}
         """The long values that `put_anew` has written, by key, and their sizes."""
         self._long_bytes = 0
+        self._steps = 0
         self.pushed: dict[bytes, None] = {}
         """Keys of collections that have gained elements, or were moved to, in order: what blocked clients may wait for. It is not undone,
         so that the element may be gone, or never have been there."""
@@ -339,6 +343,16 @@ class Changes(Keyspace):
             return found
         self._made += 1
         return Collection(key, kind, number_of(self.index, self._made), 0, 0, 0)
+
+    def take_steps(self, steps: int) -> None:
+        """A command visits rows of which one request may ask for many. What is taken is not given back by `rollback`.
+
+        Raises:
+            CommandError: that is too much for one entry.
+        """
+        self._steps += steps
+        if self._steps > MAX_STEPS:
+            fail(f"commands that are applied together took more than {MAX_STEPS} steps through collections; try again")
 
     def save(self, collection: Collection) -> None:
         """Keep what was done to a collection: its key is written, or deleted with the last element."""

@@ -14,13 +14,13 @@ from msgspec import Meta
 from raftkv.kv.arguments import INT64_MAX, NOT_AN_INTEGER, SYNTAX_ERROR, integer, parse_integer
 from raftkv.kv.command import NO_KEYS, Command, Read, Write, machine_spec
 from raftkv.kv.keyspace import Changes, Keyspace
-from raftkv.kv.list_elements import MOST_ELEMENTS, between, element, pop, push, row_at, trim
+from raftkv.kv.list_elements import MOST_STEPS, between, element, pop, push, row_at, trim
 from raftkv.kv.replies import OK, Reply, fail
 from raftkv.kv.rows import LIST
 
 _Count = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 
-_BOUNDED: Final = f"at most {MOST_ELEMENTS} elements are taken at once"
+_BOUNDED: Final = f"at most {MOST_STEPS} elements are taken at once; fewer if they are long"
 
 
 class ListPush(Write, frozen=True, array_like=True, gc=False, tag=80):

@@ -10,25 +10,29 @@ and both ends grow and shrink without a move of the rest. The first element of a
 will ever reach an end of them.
 
 To remove or insert in the middle is to move what is on its shorter side. This, and to search, costs a visit of each element; a write
-does it while the node does nothing else, so it is bounded here. Nothing here knows a command.
+does it while the node does nothing else, so it is bounded here, in steps. Nothing here knows a command.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Final
+from itertools import chain, islice
+from typing import Final, NoReturn
 
 from raftkv.errors import StateDamaged
 from raftkv.kv.collection import Collection
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.replies import fail
 
-MOST_ELEMENTS: Final = 100_000
-"""So many elements a write may visit in a search, take away at once, or move to make or close a gap."""
+MOST_STEPS: Final = 100_000
+"""So many steps may a search, a removal of many or a move take in a write: one for each element that is visited, and for each KiB of it. A
+step takes 2 microseconds or so on a small machine, and an election begins when nothing was heard of a leader for a second."""
 
-MOST_BYTES: Final = 16 << 20
-"""So many bytes these elements may have: an answer, or rows to be written anew, are in memory as a whole."""
+MOVE_STEPS: Final = 4
+"""An element that is moved, which is read, deleted and written, takes so many times the steps."""
+
+_STEP_SHIFT: Final = 10
 
 _MIDDLE: Final = 2**63
 
@@ -50,29 +54,38 @@ def element(keys: Keyspace, elements: Collection, index: int) -> bytes:
         StateDamaged: it is not.
     """
     found = keys.row(row_at(elements, index))
-    if found is None:
-        raise StateDamaged("an element of a list is missing; restart the node, and the state is fetched anew")
-    return found
+    return _missing() if found is None else found
 
 
 def between(keys: Keyspace, elements: Collection, start: int, stop: int, *, backwards: bool = False) -> Iterator[bytes]:
-    """The elements start <= index < stop, in order, or backwards from the last one."""
+    """The elements start <= index < stop, in order, or backwards from the last one.
+
+    Raises:
+        StateDamaged: one is missing.
+    """
     rows = keys.elements(row_at(elements, start), row_at(elements, stop), backwards=backwards)
-    return (value for _, value in rows)
+    found = start
+    # No row behind the last one is asked for: the way to the next that is there may lead past a million that have been deleted.
+    for _, value in islice(rows, max(stop - start, 0)):
+        yield value
+        found += 1
+    if found < stop:
+        _missing()
 
 
-def bounded(found: Iterator[bytes]) -> Iterator[bytes]:
-    """`found`, as far as one write may visit.
+def bounded(changes: Changes, found: Iterator[bytes], each: int = 1) -> Iterator[bytes]:
+    """`found`, as far as one write may go, with so many times the steps for `each`.
 
     Raises:
         CommandError: there is more.
     """
-    left, left_bytes = MOST_ELEMENTS, MOST_BYTES
+    left = MOST_STEPS
     for value in found:
-        left -= 1
-        left_bytes -= len(value)
-        if left < 0 or left_bytes < 0:
-            fail(f"the command would visit more than {MOST_ELEMENTS} elements of the list, or {MOST_BYTES} bytes of them")
+        steps = each * (1 + (len(value) >> _STEP_SHIFT))
+        left -= steps
+        if left < 0:
+            fail(f"the command would visit or move more elements than one write may: it takes more than {MOST_STEPS} steps")
+        changes.take_steps(steps)
         yield value
 
 
@@ -100,7 +113,7 @@ def pop(changes: Changes, elements: Collection, count: int, *, left: bool) -> li
     if count == 1:
         taken = [element(changes, elements, start)]
     else:
-        taken = list(bounded(between(changes, elements, start, start + count, backwards=not left)))
+        taken = list(bounded(changes, between(changes, elements, start, start + count, backwards=not left)))
     trim(changes, elements, start + count if left else 0, elements.count if left else start)
     return taken
 
@@ -120,11 +133,11 @@ def insert(changes: Changes, elements: Collection, index: int, value: bytes) -> 
         CommandError: more elements are on the shorter side of it than one write may move.
     """
     if index < elements.count - index:
-        moved = list(bounded(between(changes, elements, 0, index)))
+        moved = list(bounded(changes, between(changes, elements, 0, index), MOVE_STEPS))
         elements.first -= 1
         _write(changes, elements, 0, [*moved, value])
     else:
-        moved = list(bounded(between(changes, elements, index, elements.count)))
+        moved = list(bounded(changes, between(changes, elements, index, elements.count), MOVE_STEPS))
         _write(changes, elements, index, [value, *moved])
     elements.count += 1
     changes.pushed[elements.key] = None
@@ -141,16 +154,17 @@ def remove(changes: Changes, elements: Collection, removed: Sequence[int]) -> No
     before = max(range(len(bounds) - 1), key=lambda at: bounds[at + 1] - bounds[at])
     start, stop = bounds[before] + 1, bounds[before + 1]
     gone = set(removed)
-    left = _survivors(changes, elements, 0, start, gone)
-    right = _survivors(changes, elements, stop, elements.count, gone)
+    around = chain(range(start), range(stop, elements.count))
+    found = chain(between(changes, elements, 0, start), between(changes, elements, stop, elements.count))
+    moved = [value for index, value in zip(around, bounded(changes, found, MOVE_STEPS), strict=True) if index not in gone]
+    left, right = moved[: start - before], moved[start - before :]
     _write(changes, elements, before, left)
     _write(changes, elements, stop, right)
     trim(changes, elements, before, stop + len(right))
 
 
-def _survivors(changes: Changes, elements: Collection, start: int, stop: int, gone: set[int]) -> list[bytes]:
-    found = bounded(between(changes, elements, start, stop))
-    return [value for index, value in enumerate(found, start) if index not in gone]
+def _missing() -> NoReturn:
+    raise StateDamaged("an element of a list is missing; restart the node, and the state is fetched anew")
 
 
 def _write(changes: Changes, elements: Collection, index: int, values: Sequence[bytes]) -> None:

@@ -15,7 +15,7 @@ from raftkv.kv.arguments import INT64_MAX, SYNTAX_ERROR, integer
 from raftkv.kv.command import Command, Read, Write, machine_spec
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.list_commands import count_of
-from raftkv.kv.list_elements import MOST_ELEMENTS, between, bounded, insert, remove
+from raftkv.kv.list_elements import MOST_STEPS, MOVE_STEPS, between, bounded, insert, remove
 from raftkv.kv.replies import Reply, fail
 from raftkv.kv.rows import LIST
 
@@ -36,7 +36,7 @@ class ListRemove(Write, frozen=True, array_like=True, gc=False, tag=89):
         most = abs(self.count) or found.count
         backwards = self.count < 0
         removed: list[int] = []
-        for index, value in enumerate(bounded(between(changes, found, 0, found.count, backwards=backwards))):
+        for index, value in enumerate(bounded(changes, between(changes, found, 0, found.count, backwards=backwards))):
             if value == self.element:
                 removed.append(found.count - 1 - index if backwards else index)
                 if len(removed) == most:
@@ -59,7 +59,7 @@ class ListInsert(Write, frozen=True, array_like=True, gc=False, tag=90):
         found = changes.collection(self.key, LIST)
         if found is None:
             return 0
-        for index, value in enumerate(bounded(between(changes, found, 0, found.count))):
+        for index, value in enumerate(bounded(changes, between(changes, found, 0, found.count))):
             if value == self.pivot:
                 insert(changes, found, index + self.behind, self.element)
                 changes.save(found)
@@ -130,7 +130,7 @@ def _parse_find(args: Sequence[bytes]) -> Command:
     return ListFind(args[1], args[2], rank, count, most)
 
 
-_BOUNDED: Final = f"at most {MOST_ELEMENTS} elements are visited, or moved"
+_BOUNDED: Final = f"at most {MOST_STEPS} elements are searched, and {MOST_STEPS // MOVE_STEPS} moved; fewer if they are long"
 
 SPECS: Final = (
     machine_spec(
