@@ -19,7 +19,7 @@ from raftkv.kv.arguments import INT64_MAX
 from raftkv.kv.command import NO_KEYS, Command, Write, machine_spec
 from raftkv.kv.keyspace import Changes
 from raftkv.kv.list_commands import ListMove, ListPop, ListPopFirst, end, parse_pop_first
-from raftkv.kv.list_elements import MOST_ELEMENTS
+from raftkv.kv.list_elements import MOST_STEPS
 from raftkv.kv.replies import NO_ARRAY, Reply, fail
 from raftkv.kv.rows import LIST
 
@@ -208,7 +208,7 @@ SPECS: Final = (
         "write blocking movablekeys",
         keys=NO_KEYS,
         counted_keys=2,
-        differs=f"as `BLPOP`; at most {MOST_ELEMENTS} elements are taken at once",
+        differs=f"as `BLPOP`; at most {MOST_STEPS} elements are taken at once, fewer if they are long",
     ),
 )
 
