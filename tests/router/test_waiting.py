@@ -7,7 +7,7 @@ import pytest
 from raftkv.codec.peer import ForwardWrites
 from raftkv.kv.batch import FORMAT_VERSION, Batch, Group, encode_batch
 from raftkv.kv.commands import encode_commands, parse_request
-from raftkv.kv.replies import NO_ARRAY, OK, Failure, Reply
+from raftkv.kv.replies import NO_ARRAY, OK, Failure, Pushes, Reply
 from raftkv.router.router import REBUILDING, STOPPING
 from raftkv.router.waiting import UNBLOCKED
 from raftkv.router.writes import LATE
@@ -101,6 +101,16 @@ def test_nothing_behind_a_waiter_is_taken_up(node: Node) -> None:
     node.run("RPUSH q x", connection=2)
     node.confirm()
     assert node.answers()[1:4] == [[b"q", b"x"], 2, b"2"]
+
+
+def test_a_waiter_is_told_what_is_published(node: Node) -> None:
+    """In RESP3 a client who waits hears messages meanwhile, and the answer comes in its place."""
+    node.run("HELLO 3", "SUBSCRIBE c", "BLPOP q 0")
+    node.replies.clear()
+    node.run("PUBLISH c hi", connection=2)
+    assert node.answers() == [Pushes(((b"message", b"c", b"hi"),))]
+    node.run("RPUSH q x", connection=2)
+    assert node.answers()[1:] == [[b"q", b"x"]]
 
 
 def test_waiters_are_served_in_the_order_of_waiting(node: Node) -> None:
