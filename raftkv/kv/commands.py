@@ -16,7 +16,7 @@ import msgspec
 
 from raftkv.errors import ProtocolError
 from raftkv.kv import connection_commands, families, session_commands, transactions
-from raftkv.kv.arguments import printable
+from raftkv.kv.arguments import parse_integer, printable
 from raftkv.kv.command import MAX_KEY_BYTES, Command, ConnectionCommand, Kind, Read, Spec, Write
 from raftkv.kv.families import decode_members
 from raftkv.kv.nesting import nested_deeper
@@ -65,8 +65,8 @@ _BY_SPELLING: Final[dict[bytes, Spec]] = {
 }
 
 MAX_NESTING: Final = 16
-"""How many levels of arrays encoded writes may have in the log. Those of today have four (the list, a command, its pairs); a newer
-program may have more in fields that this one skips. Any stack allows many times as many."""
+"""How many levels of arrays encoded writes may have in the log. Those of today have up to four (the list, a command, its pairs, a pair); a
+newer program may have more in fields that this one skips. Any stack allows many times as many."""
 
 _SHOWN_BYTES: Final = 128
 """How much of an unknown command, and of its arguments together, its error shows."""
@@ -120,22 +120,27 @@ def parse_as(spec: Spec, args: Sequence[bytes], draw: Callable[[], int] = lambda
         CommandError: there is something wrong with its arguments.
     """
     first = spec.first_key
-    if first:
-        if first == spec.last_key:
+    if first or spec.counted_keys:
+        if first == spec.last_key and not spec.counted_keys:
             if len(args[first]) > MAX_KEY_BYTES:
                 _refuse_key()
-        elif max(map(len, keys_of(spec, args))) > MAX_KEY_BYTES:
+        elif max(map(len, keys_of(spec, args)), default=0) > MAX_KEY_BYTES:
             _refuse_key()
     command = spec.parse(args)
     return command.with_random(draw()) if spec.random else command
 
 
 def keys_of(spec: Spec, args: Sequence[bytes]) -> Sequence[bytes]:
-    """The arguments of a request that are keys."""
-    if not spec.first_key:
-        return ()
-    last = spec.last_key if spec.last_key >= 0 else len(args) + spec.last_key
-    return args[spec.first_key : last + 1 : spec.step]
+    """The arguments of a request that are keys. None are when their number is wrong."""
+    found: Sequence[bytes] = ()
+    if spec.first_key:
+        last = spec.last_key if spec.last_key >= 0 else len(args) + spec.last_key
+        found = args[spec.first_key : last + 1 : spec.step]
+    if not spec.counted_keys:
+        return found
+    number = parse_integer(args[spec.counted_keys])
+    rest = args[spec.counted_keys + 1 :]
+    return [*found, *rest[:number]] if number is not None and 0 < number <= len(rest) else ()
 
 
 def encode_commands(commands: Sequence[Command]) -> bytes:

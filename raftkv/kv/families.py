@@ -15,9 +15,12 @@ import msgspec
 from raftkv.errors import ProtocolError
 from raftkv.kv import (
     bit_commands,
+    blocking_commands,
     counter_commands,
     expiry_commands,
     key_commands,
+    list_commands,
+    list_search_commands,
     lock_commands,
     range_commands,
     space_commands,
@@ -32,6 +35,9 @@ SPECS: Final[tuple[Spec, ...]] = (
     *bit_commands.SPECS,
     *key_commands.SPECS,
     *expiry_commands.SPECS,
+    *list_commands.SPECS,
+    *list_search_commands.SPECS,
+    *blocking_commands.SPECS,
     *space_commands.SPECS,
     *lock_commands.SPECS,
 )
@@ -43,6 +49,9 @@ COMMANDS: Final[tuple[type[Command], ...]] = (
     *bit_commands.COMMANDS,
     *key_commands.COMMANDS,
     *expiry_commands.COMMANDS,
+    *list_commands.COMMANDS,
+    *list_search_commands.COMMANDS,
+    *blocking_commands.COMMANDS,
     *space_commands.COMMANDS,
     *lock_commands.COMMANDS,
 )

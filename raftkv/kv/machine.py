@@ -68,10 +68,12 @@ class GroupReplies(Struct, frozen=True):
 
 
 class Applied(Struct, frozen=True):
-    """What applying an entry came to. `faults` are commands that failed for a reason that is a bug here, for the node's log."""
+    """What applying an entry came to. `faults` are commands that failed for a reason that is a bug here, for the node's log. `pushed` are
+    the keys at which there may be elements now that a blocked client waits for."""
 
     groups: list[GroupReplies]
     faults: tuple[Exception, ...] = ()
+    pushed: tuple[bytes, ...] = ()
 
 
 def read_position(rows: Rows) -> Position:
@@ -227,7 +229,7 @@ class KvMachine:
         clients.commit()
         self._collections = changes.collections
         self._note_expiries(changes, due)
-        return Applied(groups, tuple(changes.faults))
+        return Applied(groups, tuple(changes.faults), tuple(changes.pushed))
 
     def apply_empty(self, index: int, term: int, configuration: bytes | None = None) -> None:
         """Apply an entry without commands: NOOP, or CONFIGURATION with its payload, which is kept for checkpoints.

@@ -7,6 +7,8 @@ RESP2 renders in another way), or a dict (a map; RESP2 renders it as a flat arra
 Encoded, a reply is msgpack; what msgpack would not tell apart is an array whose first element says what it is: 1 a status, 2 an
 error, 3 an array, 4 a map with its keys and values in turn, 6 the nil of an array. The encoding is part of the state (stored replies) and
 of the frames between nodes.
+
+`Pushes` are what a node tells a client without having been asked. No command of the state machine answers them, and they are never encoded.
 """
 
 from __future__ import annotations
@@ -37,7 +39,14 @@ class NoArray(Struct, frozen=True, array_like=True, tag=6, gc=False):
     """The nil that takes the place of an array."""
 
 
-Reply = None | int | bytes | bool | float | Simple | Failure | NoArray | list["Reply"] | dict["Reply", "Reply"]
+class Pushes(Struct, frozen=True):
+    """One or several messages to a client, each of them a sequence: not the reply to a request, or what takes the place of one. RESP3 marks
+    each as a push, RESP2 renders it as an array."""
+
+    messages: Sequence[Sequence[Reply]]
+
+
+Reply = None | int | bytes | bool | float | Simple | Failure | NoArray | Pushes | list["Reply"] | dict["Reply", "Reply"]
 
 OK = Simple("OK")
 NO_ARRAY = NoArray()

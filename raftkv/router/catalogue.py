@@ -19,6 +19,8 @@ _CATEGORIES = {
     "bitmap": "@bitmap",
     "connection": "@connection",
     "generic": "@keyspace",
+    "list": "@list",
+    "pubsub": "@pubsub",
     "scripting": "@scripting",
     "string": "@string",
     "transactions": "@transaction",
@@ -103,6 +105,8 @@ def _categories(spec: Spec) -> list[str]:
     """The ACL categories that follow from group and flags."""
     found = [_CATEGORIES[spec.group]] if spec.group in _CATEGORIES else []
     found += [f"@{kind}" for flag, kind in (("readonly", "read"), ("write", "write")) if flag in spec.flags]
+    if "blocking" in spec.flags:
+        found.append("@blocking")
     found.append("@fast" if "fast" in spec.flags else "@slow")
     return found
 
@@ -116,11 +120,11 @@ def _keys(request: Sequence[bytes]) -> Reply:
     spec = find_spec(request[0])
     if spec is None:
         fail("Invalid command specified")
-    if not spec.first_key:
+    if not spec.first_key and not spec.counted_keys:
         fail("The command has no key arguments")
     if not _fits(spec.arity, len(request)):
         fail("Invalid number of arguments specified for command")
-    return list(keys_of(spec, request))
+    return list(keys_of(spec, request)) or fail("Invalid arguments specified for command")
 
 
 def _list(args: Sequence[bytes]) -> Reply:

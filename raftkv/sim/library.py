@@ -19,8 +19,8 @@ from raftkv.client.core import Broken, Close, Core, Effect, Exchange, Lane, Open
 from raftkv.client.replies import Answer, as_integer, as_string_or_none
 from raftkv.client.url import Address, Settings
 from raftkv.codec.resp import RequestLimits, RequestParser
-from raftkv.errors import RaftkvError, Refused, ReplyError
-from raftkv.kv.replies import Failure, NoArray, Reply, Simple
+from raftkv.errors import InvariantBroken, RaftkvError, Refused, ReplyError
+from raftkv.kv.replies import Failure, NoArray, Pushes, Reply, Simple
 from raftkv.sim.clock import Schedule, Timer
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Trace, Violation
@@ -234,4 +234,6 @@ def answer_of(reply: Reply) -> Answer:
         return [answer_of(item) for item in reply]
     if isinstance(reply, dict):
         return {answer_of(key): answer_of(value) for key, value in reply.items()}
+    if isinstance(reply, Pushes):
+        raise InvariantBroken("a client that listens to no channel is told something")
     return None if isinstance(reply, NoArray) else reply

@@ -20,7 +20,7 @@ from raftkv.codec.resp import (
     encode_reply,
 )
 from raftkv.errors import InvalidSettings
-from raftkv.kv.replies import NO_ARRAY, OK, Failure, Reply, Simple
+from raftkv.kv.replies import NO_ARRAY, OK, Failure, Pushes, Reply, Simple
 from tests.codec.cutting import cut, every_byte
 
 Outcome = tuple[list[list[bytes]], Failure | None]
@@ -356,6 +356,8 @@ WIRE: list[tuple[Reply, bytes, bytes]] = [
     (False, b":0\r\n", b"#f\r\n"),
     (1.5, b"$3\r\n1.5\r\n", b",1.5\r\n"),
     (float("-inf"), b"$4\r\n-inf\r\n", b",-inf\r\n"),
+    (NO_ARRAY, b"*-1\r\n", b"_\r\n"),
+    (Pushes([[b"a", 1], [None]]), b"*2\r\n$1\r\na\r\n:1\r\n*1\r\n$-1\r\n", b">2\r\n$1\r\na\r\n:1\r\n>1\r\n_\r\n"),
     (b"", b"$0\r\n\r\n", b"$0\r\n\r\n"),
     (b"a\r\nb", b"$4\r\na\r\nb\r\n", b"$4\r\na\r\nb\r\n"),
     ([], b"*0\r\n", b"*0\r\n"),

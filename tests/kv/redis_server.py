@@ -20,7 +20,7 @@ class RedisServer:
         program = shutil.which("redis-server")
         if program is None:
             raise FileNotFoundError("redis-server is not installed")
-        path = directory / "socket"
+        self.path = path = directory / "socket"
         options = f"--port 0 --unixsocket {path} --databases 1 --appendonly no --dir {directory} --save".split()
         self._process = subprocess.Popen([program, *options, ""], stdout=subprocess.PIPE)
         # The server says when it accepts connections; until then there is nothing to connect to.

@@ -12,11 +12,9 @@ from fractions import Fraction
 
 import pytest
 
-from raftkv.kv.collection import Collection, number_of
 from raftkv.kv.commands import SPECS, Kind
 from raftkv.kv.replies import Reply, Simple
-from raftkv.kv.rows import COLLECTIONS_ROW, LIST, header, value_key
-from tests.kv.driver import Driver, empty_store
+from tests.kv.driver import Driver
 from tests.kv.redis_server import RedisServer
 
 pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
@@ -222,12 +220,11 @@ def moment(rng: random.Random) -> bytes:
 
 def with_a_list(server: RedisServer) -> Driver:
     """A machine and the server, each with a list and nothing else."""
-    store = empty_store()
-    store.write({value_key(b"w"): header(LIST, 1, 0) + Collection(b"w", LIST, number_of(1, 1), 1, 2**63, 0).encode()})
-    store.write({COLLECTIONS_ROW: (1).to_bytes(8)})
+    driver = Driver()
     server.ask([b"flushall"])
-    server.ask([b"rpush", b"w", b"v"])
-    return Driver(store)
+    for side in (server.ask, driver.run):
+        side([b"rpush", b"w", b"v"])
+    return driver
 
 
 def comparable(args: list[bytes], reply: Reply) -> object:

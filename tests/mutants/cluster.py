@@ -290,8 +290,8 @@ def clients_are_answered_while_an_entry_is_applied(patch: pytest.MonkeyPatch) ->
     """Replies are handed over in the middle of applying, so a client's error reaches the one who applies."""
     applied = Router.applied
 
-    def hasty(router: Router, index: Index, groups: Any, now_ms: int) -> None:
-        applied(router, index, groups, now_ms)
+    def hasty(router: Router, index: Index, groups: Any, now_ms: int, pushed: Sequence[bytes] = ()) -> None:
+        applied(router, index, groups, now_ms, pushed)
         for connection in router._changed:
             replies, _ = connection.deliverable()
             router._reply(connection.id, replies, connection.protocol, False)
