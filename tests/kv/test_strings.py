@@ -17,6 +17,7 @@ from raftkv.kv.command import MAX_REPLY_BYTES
 from raftkv.kv.commands import parse_request
 from raftkv.kv.counter_commands import LARGEST, parse_decimal, spell
 from raftkv.kv.keyspace import Changes
+from raftkv.kv.lcs_commands import MAX_STEPS
 from raftkv.kv.range_commands import MAX_STRING_BYTES
 from raftkv.kv.replies import OK, Failure, Reply, Simple
 from raftkv.kv.rows import LIST, Value, header, value_key
@@ -246,6 +247,16 @@ def test_values_asked_for_together_are_bounded() -> None:
     assert driver.run("bitop or to k" + " nothing" * (most - 1)) == LONG
     for names in (" nothing" * most + " k", " k" * (most + 1)):
         assert driver.run("bitop or to" + names) == Failure("ERR", f"BITOP would combine more than {MAX_COMBINED_BYTES} bytes")
+
+
+def test_a_common_subsequence_is_bounded() -> None:
+    """LCS of strings whose lengths multiply to the bound is found, and refused with one byte more, naming the bound."""
+    driver = Driver()
+    driver.write([b"set", b"a", b"x" * 16], [b"set", b"b", b"x" * (MAX_STEPS // 16)], [b"set", b"c", b"x" * (MAX_STEPS // 16 + 1)])
+    assert driver.run("lcs a b len") == 16
+    refused = driver.run("lcs a c len")
+    assert isinstance(refused, Failure)
+    assert str(MAX_STEPS) in refused.message
 
 
 def test_a_bit_is_set_within_the_limit() -> None:
