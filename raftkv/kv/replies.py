@@ -65,6 +65,17 @@ def fail(message: str, code: str = "ERR") -> NoReturn:
     raise CommandError(Failure(code, message))
 
 
+def reply_bytes(reply: Reply) -> int:
+    """About how much memory `reply` takes, and how many bytes on the wire."""
+    if isinstance(reply, bytes):
+        return len(reply) + 8
+    if isinstance(reply, list):
+        return 8 + sum(map(reply_bytes, reply))
+    if isinstance(reply, dict):
+        return 8 + sum(map(reply_bytes, reply)) + sum(map(reply_bytes, reply.values()))
+    return 64 if isinstance(reply, (Simple, Failure)) else 9
+
+
 _ARRAY = 3
 _MAP = 4
 

@@ -15,8 +15,9 @@ What always holds:
 - Nothing that a client's connection does disturbs applying: replies are kept, and leave in `flush`.
 
 `OwnWrites` (writes.py) is the session of this node's writes, `Proposals` (proposals.py) the leader's batch, `Reads` (reads.py) the
-linearizable reads, `Desk` (desk.py) the commands that concern a connection or the node, `Channels` (channels.py) who is told what is
-published, `Line` (waiting.py) the blocking pops that wait for an element.
+linearizable reads, `Desk` (desk.py) the commands that concern a connection or the node, `Transactions` (transactions.py) what is watched
+and queued until EXEC, `Channels` (channels.py) who is told what is published, `Line` (waiting.py) the blocking pops that wait for an
+element.
 """
 
 from __future__ import annotations
@@ -34,13 +35,15 @@ from raftkv.kv.machine import GroupReplies
 from raftkv.kv.replies import CommandError, Failure, Reply
 from raftkv.raft.ready import Role, RoleChange
 from raftkv.raft.types import Index, NodeId
-from raftkv.router.channels import Channels, refusal_in_context
+from raftkv.router.channels import PUBLISHING, Channels, refusal_in_context
 from raftkv.router.connection import Chunk, Connection
 from raftkv.router.desk import Desk
 from raftkv.router.info import Counts
 from raftkv.router.ports import ClockPort, NodeFacts, NoOperations, OperationsPort, ReplicaPort, RouterSettings
 from raftkv.router.proposals import Outcome, Proposals
 from raftkv.router.reads import OwnReads, Reads
+from raftkv.router.transactions import NAMES as TRANSACTION_NAMES
+from raftkv.router.transactions import Transactions, name_inside
 from raftkv.router.waiting import Line, Waiter
 from raftkv.router.writes import OwnWrites
 
@@ -112,6 +115,15 @@ class Router:
         self._line = Line()
         self._desk = Desk(replica, facts, self.counts, operations or NoOperations(), self._unblock)
         self._channels = Channels(settings, send)
+        self._transactions = Transactions(
+            settings,
+            self._desk.names | PUBLISHING,
+            self._attend_now,
+            self._write_queued,
+            self._read_watched,
+            self._has_room,
+            self._draw,
+        )
         seconds = settings.timeout_ms / 1000
         self._late_read = Failure("CLUSTERDOWN", f"the read was not answered within {seconds:g} s; a read has no effect")
         self.commands_processed = 0
@@ -127,7 +139,7 @@ class Router:
 
     def open(self, connection_id: int, address: str) -> None:
         """A client has connected."""
-        self._connections[connection_id] = Connection(connection_id, address, self._changed)
+        self._connections[connection_id] = Connection(connection_id, address, self._changed, self._transactions.open())
 
     def closed(self, connection_id: int) -> None:
         """A client is gone. Its writes that never left are dropped; the others run on."""
@@ -165,7 +177,7 @@ class Router:
             refusal = OVERLOADED
             if connection.chunks or not connection.idle:
                 connection.hold([0] * count)
-                connection.chunks.append(Chunk([], [], deadline_ms, 0, refusal, unkept=count))
+                connection.chunks.append(Chunk([], [], deadline_ms, 0, refusal, unkept=[name_inside(request) for request in requests]))
                 self._held_commands += count
                 return
         self._held_commands += count
@@ -191,8 +203,8 @@ class Router:
         """Take up whatever may be taken up now of the requests that waited."""
         while connection.chunks and not connection.closing:
             chunk = connection.chunks[0]
-            for _ in range(chunk.unkept):
-                connection.reply(OVERLOADED)
+            for name in chunk.unkept:
+                self._transactions.refuse(connection, name, OVERLOADED)
             if not connection.gave_up:  # what was before it has been answered just now: its time begins
                 chunk.deadline_ms = now_ms + self._settings.timeout_ms
             late = self._unsent_failure() if chunk.deadline_ms <= now_ms else None
@@ -217,7 +229,14 @@ class Router:
         With `refusal`, nothing is taken up but what concerns the connection or the node.
         """
         end = len(requests)
+        connection.settle()
+        transaction = connection.transaction
         while position < end and not connection.closing and connection.waiter is None:
+            if transaction.items is not None:
+                if not self._transactions.take_inside(connection, requests[position], sizes[position], deadline_ms, refusal):
+                    break
+                position += 1
+                continue
             if connection.subscribed and connection.protocol == 2:
                 failure = refusal_in_context(requests[position])
                 if failure is not None:
@@ -227,11 +246,11 @@ class Router:
             try:
                 command = parse_request(requests[position], self._draw)
             except CommandError as error:
-                connection.reply(error.failure)
+                connection.reply(self._transactions.refused(connection, requests[position], error))
                 position += 1
                 continue
             if command.kind is _CONNECTION:
-                if not self._attend(connection, command):
+                if not self._attend(connection, command, deadline_ms, refusal):
                     break
                 position += 1
             elif refusal is not None:
@@ -311,21 +330,41 @@ class Router:
         else:
             self._reads.add(reads)
 
-    def _attend(self, connection: Connection, command: Command) -> bool:
+    def _write_queued(self, connection: Connection, command: Command, size: int, deadline_ms: int) -> None:
+        """Take up a transaction, whose size counts until it is answered."""
+        connection.grow_next(size)
+        self._held_bytes += size
+        self._issue_writes(connection, [command], [size], deadline_ms)
+
+    def _read_watched(self, connection: Connection, command: Command, size: int, deadline_ms: int) -> None:
+        self._issue_reads(connection, [command], size, deadline_ms)
+
+    def _has_room(self, commands: int, size: int) -> bool:
+        """Whether this node may hold so much besides what waits for an answer."""
+        settings = self._settings
+        return self._held_commands + commands <= settings.max_commands and self._held_bytes + size <= settings.max_bytes
+
+    def _attend(self, connection: Connection, command: Command, deadline_ms: int, refusal: Failure | None) -> bool:
         """Execute a command that concerns the connection or the node, once everything before it has been answered. HELLO also waits
         until the replies before it have left, because it changes how replies are written."""
         if not isinstance(command, ConnectionCommand):
             raise TypeError(f"{type(command).__name__} is not a command of a connection")
+        if command.name in TRANSACTION_NAMES:
+            return self._transactions.take(connection, command, deadline_ms, refusal)
         if not connection.idle:
             return False
         if command.name == "hello" and not connection.delivered:
             connection.held_back = True
             return False
         try:
-            connection.reply((self._channels if command.name in self._channels.names else self._desk).attend(connection, command))
+            connection.reply(self._attend_now(connection, command))
         except CommandError as error:
             connection.reply(error.failure)
         return True
+
+    def _attend_now(self, connection: Connection, command: ConnectionCommand) -> Reply:
+        part = self._channels if command.name in self._channels.names else self._desk
+        return part.attend(connection, command)
 
     # The end of an iteration.
 

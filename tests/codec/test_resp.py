@@ -345,6 +345,7 @@ def test_limits_below_the_smallest_request_are_refused() -> None:
 
 WIRE: list[tuple[Reply, bytes, bytes]] = [
     (None, b"$-1\r\n", b"_\r\n"),
+    (NO_ARRAY, b"*-1\r\n", b"_\r\n"),
     (OK, b"+OK\r\n", b"+OK\r\n"),
     (Simple("QUEUED"), b"+QUEUED\r\n", b"+QUEUED\r\n"),
     (Failure("WRONGTYPE", "no"), b"-WRONGTYPE no\r\n", b"-WRONGTYPE no\r\n"),
