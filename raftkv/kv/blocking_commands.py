@@ -65,7 +65,7 @@ class Blocking(Write, frozen=True, array_like=True, gc=False):
         return self.nothing
 
 
-class BlockingPop(Blocking, frozen=True, array_like=True, gc=False, tag=105):
+class BlockingPop(Blocking, frozen=True, array_like=True, gc=False, tag=100):
     """BLPOP, BRPOP. Answers the key and the element."""
 
     of: ClassVar[int] = LIST
@@ -81,7 +81,7 @@ class BlockingPop(Blocking, frozen=True, array_like=True, gc=False, tag=105):
         return [key, ListPop(key, self.left).apply(changes)]
 
 
-class BlockingMove(Blocking, frozen=True, array_like=True, gc=False, tag=106):
+class BlockingMove(Blocking, frozen=True, array_like=True, gc=False, tag=101):
     """BLMOVE, BRPOPLPUSH. Answers the element."""
 
     of: ClassVar[int] = LIST
@@ -100,7 +100,7 @@ class BlockingMove(Blocking, frozen=True, array_like=True, gc=False, tag=106):
         return ListMove(key, self.destination, self.from_left, self.to_left).apply(changes)
 
 
-class BlockingPopFirst(Blocking, frozen=True, array_like=True, gc=False, tag=107):
+class BlockingPopFirst(Blocking, frozen=True, array_like=True, gc=False, tag=102):
     """BLMPOP: up to `count` elements. Answers the key and the list of them."""
 
     of: ClassVar[int] = LIST

@@ -35,6 +35,9 @@ SUBSCRIPTION_BYTES: Final = 512
 MAX_PATTERN_BYTES: Final = 4096
 """The longest pattern: every message that is published may have to be compared with it."""
 
+PUBLISHING: Final = frozenset(("publish", "pubsub", "spublish"))
+"""The commands that are answered with one reply, and so can be part of a transaction."""
+
 _ALLOWED: Final = frozenset(
     ("subscribe", "psubscribe", "ssubscribe", "unsubscribe", "punsubscribe", "sunsubscribe", "ping", "quit", "reset")
 )

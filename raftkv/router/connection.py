@@ -211,13 +211,6 @@ class Connection:
             self._slots[start : start + len(replies)] = replies
             self.touch()
 
-    def settle(self) -> None:
-        """Convert the replies that have come, before anything is taken up that depends on them. Never while an entry is applied."""
-        for ticket in list(self._conversions):
-            reply = self._slots[ticket - self._base]
-            if reply is not _PENDING:
-                self._slots[ticket - self._base] = self._conversions.pop(ticket)(reply)
-
     def push(self, pushes: Pushes) -> None:
         """Tell the client something that he has not asked for."""
         if self.closing or self.closed:
@@ -234,6 +227,13 @@ class Connection:
         for inserted, (ticket, each) in enumerate(pushes):
             replies.insert(ticket - first + inserted, each)
         return len(pushes)
+
+    def settle(self) -> None:
+        """Convert the replies that have come, before anything is taken up that depends on them. Never while an entry is applied."""
+        for ticket in list(self._conversions):
+            reply = self._slots[ticket - self._base]
+            if reply is not _PENDING:
+                self._slots[ticket - self._base] = self._conversions.pop(ticket)(reply)
 
     def deliverable(self) -> tuple[list[Reply], int]:
         """Take out the replies that may leave now, and say how many bytes their requests had."""

@@ -35,7 +35,7 @@ from raftkv.kv.machine import GroupReplies
 from raftkv.kv.replies import CommandError, Failure, Reply
 from raftkv.raft.ready import Role, RoleChange
 from raftkv.raft.types import Index, NodeId
-from raftkv.router.channels import Channels, refusal_in_context
+from raftkv.router.channels import PUBLISHING, Channels, refusal_in_context
 from raftkv.router.connection import Chunk, Connection
 from raftkv.router.desk import Desk
 from raftkv.router.info import Counts
@@ -114,10 +114,16 @@ class Router:
         self._random = Random(session)
         self._line = Line()
         self._desk = Desk(replica, facts, self.counts, operations or NoOperations(), self._unblock)
-        self._transactions = Transactions(
-            settings, self._desk.names, self._desk.attend, self._write_queued, self._read_watched, self._has_room, self._draw
-        )
         self._channels = Channels(settings, send)
+        self._transactions = Transactions(
+            settings,
+            self._desk.names | PUBLISHING,
+            self._attend_now,
+            self._write_queued,
+            self._read_watched,
+            self._has_room,
+            self._draw,
+        )
         seconds = settings.timeout_ms / 1000
         self._late_read = Failure("CLUSTERDOWN", f"the read was not answered within {seconds:g} s; a read has no effect")
         self.commands_processed = 0
@@ -226,17 +232,17 @@ class Router:
         connection.settle()
         transaction = connection.transaction
         while position < end and not connection.closing and connection.waiter is None:
+            if transaction.items is not None:
+                if not self._transactions.take_inside(connection, requests[position], sizes[position], deadline_ms, refusal):
+                    break
+                position += 1
+                continue
             if connection.subscribed and connection.protocol == 2:
                 failure = refusal_in_context(requests[position])
                 if failure is not None:
                     connection.reply(failure)
                     position += 1
                     continue
-            if transaction.items is not None:
-                if not self._transactions.take_inside(connection, requests[position], sizes[position], deadline_ms, refusal):
-                    break
-                position += 1
-                continue
             try:
                 command = parse_request(requests[position], self._draw)
             except CommandError as error:
@@ -351,10 +357,14 @@ class Router:
             connection.held_back = True
             return False
         try:
-            connection.reply((self._channels if command.name in self._channels.names else self._desk).attend(connection, command))
+            connection.reply(self._attend_now(connection, command))
         except CommandError as error:
             connection.reply(error.failure)
         return True
+
+    def _attend_now(self, connection: Connection, command: ConnectionCommand) -> Reply:
+        part = self._channels if command.name in self._channels.names else self._desk
+        return part.attend(connection, command)
 
     # The end of an iteration.
 

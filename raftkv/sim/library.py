@@ -19,7 +19,7 @@ from raftkv.client.core import Broken, Close, Core, Effect, Exchange, Lane, Open
 from raftkv.client.replies import Answer, as_integer, as_string_or_none
 from raftkv.client.url import Address, Settings
 from raftkv.codec.resp import RequestLimits, RequestParser
-from raftkv.errors import InvariantBroken, RaftkvError, Refused, ReplyError
+from raftkv.errors import RaftkvError, Refused, ReplyError
 from raftkv.kv.replies import Failure, NoArray, Pushes, Reply, Simple
 from raftkv.sim.clock import Schedule, Timer
 from raftkv.sim.node import SimNode
@@ -235,5 +235,5 @@ def answer_of(reply: Reply) -> Answer:
     if isinstance(reply, dict):
         return {answer_of(key): answer_of(value) for key, value in reply.items()}
     if isinstance(reply, Pushes):
-        raise InvariantBroken("a client that listens to no channel is told something")
+        raise TypeError("this client subscribes to nothing")
     return None if isinstance(reply, NoArray) else reply

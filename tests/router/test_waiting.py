@@ -387,3 +387,23 @@ def test_a_pop_that_is_too_large_is_refused() -> None:
     [reply] = small.run("BLPOP " + "k " * 120 + "0")
     assert isinstance(reply, Failure)
     assert "max_entry_bytes is 100" in reply.message
+
+
+def test_nothing_waits_in_a_transaction(node: Node) -> None:
+    """Inside of MULTI a pop that finds nothing answers nil at once, and what is published is delivered when the transaction is done."""
+    node.run("SUBSCRIBE c", connection=2)
+    node.run("MULTI", "BLPOP q 0", "BLMOVE q r LEFT LEFT 0", "RPUSH q x", "BLPOP q 0", "PUBLISH c hi", "SUBSCRIBE d")
+    assert node.answers()[-1] == Failure("ERR", "Command not allowed inside a transaction")
+    node.run("EXEC")
+    node.run("MULTI", "BLPOP q 0", "BLMOVE q r LEFT LEFT 0", "RPUSH q x", "BLPOP q 0", "PUBLISH c hi", "EXEC")
+    assert node.answers()[-1] == [NO_ARRAY, None, 1, [b"q", b"x"], 1]
+    assert node.answers(2)[-1] == Pushes(((b"message", b"c", b"hi"),))
+
+
+def test_a_transaction_that_pushes_wakes_who_waits(node: Node) -> None:
+    """As any push does; what the transaction has taken away again is not there for him."""
+    node.run("BLPOP q 0")
+    node.run("MULTI", "RPUSH q x", "LPOP q", "EXEC", connection=2)
+    assert node.answers() == []
+    node.run("MULTI", "RPUSH q y", "EXEC", connection=2)
+    assert node.answers() == [[b"q", b"y"]]
