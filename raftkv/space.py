@@ -40,8 +40,8 @@ class DiskSpace:
         """Whether less than the reserve is left."""
         self.store_failed = False
         """Whether the state store found no space, and has not been opened again."""
-        self.able: set[NodeId] = set()
-        """The connected peers that have a state and take writes, by what they told last."""
+        self._peers: dict[NodeId, bool] = {}
+        """The connected peers that have a state, by what they told last, and whether they take writes."""
 
     @property
     def out_of_space(self) -> str | None:
@@ -52,14 +52,23 @@ class DiskSpace:
 
     def heard(self, peer: NodeId, health: Health) -> None:
         """`peer` tells how it is."""
-        if health.fenced is None and not health.refusing_writes:
-            self.able.add(peer)
+        if health.fenced is None:
+            self._peers[peer] = not health.refusing_writes
         else:
-            self.able.discard(peer)
+            self.forget(peer)
 
     def forget(self, peer: NodeId) -> None:
         """`peer` cannot be heard."""
-        self.able.discard(peer)
+        self._peers.pop(peer, None)
+
+    @property
+    def able(self) -> set[NodeId]:
+        """The peers that could lead, and take writes."""
+        return {peer for peer, takes_writes in self._peers.items() if takes_writes}
+
+    def fitness(self, peer: NodeId) -> int:
+        """How fit `peer` is to lead: 2 if it has a state and takes writes, 1 if it has a state, 0 if not or if it cannot be heard."""
+        return 1 + self._peers[peer] if peer in self._peers else 0
 
     def log_full(self, full: bool) -> None:
         """The log has no space (or has some again)."""

@@ -111,3 +111,10 @@ def test_an_operator_s_transfer_goes_to_who_can_take_writes() -> None:
     lone = _leader_without_space("n2")
     lone.replica.log_full(False)
     assert lone.replica.transfer_leadership(None) == "n2"  # n3 has the greater name, by which equals are told apart
+
+
+def test_an_operator_s_transfer_goes_rather_to_a_full_disk_than_to_nobody() -> None:
+    """A leader that stops hands over to a node that is there, has its state, and serves reads: not to one that cannot be heard."""
+    lone = _leader_without_space()
+    lone.replica.peer_lost("n3")  # whose name is the greater one
+    assert lone.replica.transfer_leadership(None) == "n2"
