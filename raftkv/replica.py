@@ -470,7 +470,7 @@ class Replica:
         self._space.look()
         if self._space.store_failed and not self._space.low and not self._reopening and self._installing is None:
             self._reopen()
-        if self.out_of_space is not None:
+        if self._space.gives_way:
             self.raft.give_way(self._space.able)
 
     def _reopen(self) -> None:

@@ -3,7 +3,8 @@
 A disk is full for a node when the log found no space for its next segment, when less than a reserve is left, or when the state store
 found none (which the replica tells, and ends by opening the store again). The node then refuses writes and goes on serving reads, and
 what was set aside for people to look at is removed. A cluster takes writes as long as a disk of one that could lead has space: a leader
-without space gives way to a peer that has some.
+without space gives way to a peer that has some. It waits a little before that: peers whose disks are full at the same moment, perhaps
+because they are one disk, have to be heard first, and space that is back at once moves no leadership.
 
 Pure but for the state directory it asks: no clock, no thread of its own.
 """
@@ -17,6 +18,10 @@ from raftkv.ports import Shell
 from raftkv.raft.types import NodeId
 from raftkv.startup import make_room
 from raftkv.storage.checkpoint import StateDirectory
+
+PATIENCE_LOOKS = 3
+"""How often a node looks at its disk again before it gives way. A peer that is as short of space finds out within one look, tells with
+the next, and is heard before the third."""
 
 
 class DiskSpace:
@@ -36,6 +41,8 @@ class DiskSpace:
         self._events = events
         self._log_full = False
         self._making_room = False
+        self._short_looks = 0
+        """How many looks in a row have found the node without space."""
         self.low = False
         """Whether less than the reserve is left."""
         self.store_failed = False
@@ -49,6 +56,11 @@ class DiskSpace:
         if self._log_full or self.low or self.store_failed:
             return "the disk of the leader is full; writes are accepted again when there is space"
         return None
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether the node has been without space for long enough to leave the leadership to a peer."""
+        return self.out_of_space is not None and self._short_looks > PATIENCE_LOOKS
 
     def heard(self, peer: NodeId, health: Health) -> None:
         """`peer` tells how it is."""
@@ -86,6 +98,7 @@ class DiskSpace:
             self._events.warning("disk_space_low" if low else "disk_space_regained", reserve_bytes=self._reserve_bytes)
             if low:
                 self.make_room(f"less than {self._reserve_bytes} bytes are left on the disk")
+        self._short_looks = self._short_looks + 1 if self.out_of_space is not None else 0
 
     def make_room(self, reason: str) -> None:
         """Remove a damaged state that was set aside: it helps to find out what happened, and that must cost the node nothing. What finds
