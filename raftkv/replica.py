@@ -234,7 +234,8 @@ class Replica:
         """Hand over the leadership, which this node must have.
 
         Args:
-            to: a voter; None for the best one: a peer that is connected, has its state and room for writes, and has most of the log.
+            to: a voter; None for the best one: a peer that is connected and has its state, if possible with room for writes, and has
+                most of the log.
 
         Returns:
             Who has been chosen. Whether it takes over shows later: `raft.transfer_leadership`.
@@ -244,8 +245,8 @@ class Replica:
         """
         if to is None:
             progress = self.raft.progress().items()
-            able, voting = self._space.able, self.raft.view.voting
-            voters = [(peer in able, view.match, peer) for peer, view in progress if peer in voting and view.counts]
+            fitness, voting = self._space.fitness, self.raft.view.voting
+            voters = [(fitness(peer), view.match, peer) for peer, view in progress if peer in voting and view.counts]
             if not voters:
                 raise InvalidRequest("there is no other voter to hand the leadership to")
             to = max(voters)[2]
@@ -469,7 +470,7 @@ class Replica:
         self._space.look()
         if self._space.store_failed and not self._space.low and not self._reopening and self._installing is None:
             self._reopen()
-        if self.out_of_space is not None:
+        if self._space.gives_way:
             self.raft.give_way(self._space.able)
 
     def _reopen(self) -> None:

@@ -37,10 +37,10 @@ _TIMES = {
     Needs.AGAIN: 2,
     Needs.COMPACTION: 2,
     Needs.ROTATION: 6,
-    Needs.SNAPSHOT: 6,
-    Needs.LAGGING: 18,
+    Needs.SNAPSHOT: 7,
+    Needs.LAGGING: 14,
     Needs.ROT_STATE: 4,
-    Needs.ROT_STAGED: 6,
+    Needs.ROT_STAGED: 9,
 }
 """How often seeds aim at a point: the more often, the less easily such points are reached."""
 
