@@ -367,3 +367,26 @@ def test_sums_are_those_of_redis(server: RedisServer, below: int, places: int, e
         assert abs(Fraction(expected.decode()) - total) <= Fraction(2 * below, 2**62), (number, amount)
         if exact:
             assert got == expected, (number, amount)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["1.18973149535723176502e4932", "1.1897314953572317651e4932", "1.2e4932", "-1e4933"],
+        *["4e-4951", "1e-4951", "0e9999999999", "1e-5000"],
+        *["1e", "1e+", "e1", "+-1", "1..2", ".e1", "5.e1", ".5E+1", "1_0", "1,5", "iNf", "+InFinity", "infinit", "NaN", "-nan"],
+        *["\t1", "1\n", "1\0"],
+        *["1" * 5119, "1" * 5120, "0" * 5000 + "1", "0." + "0" * 4000 + "1", "1e" + "0" * 5000 + "1"],
+    ],
+)
+def test_numbers_are_read_as_redis_reads_them(server: RedisServer, text: str) -> None:
+    """INCRBYFLOAT takes and refuses the same texts, as the number that is there and as the amount."""
+    for number, amount in ((text, "0"), ("0", text)):
+        replies = []
+        for side in (server.ask, Driver().run):
+            side([b"set", b"n", number.encode()])
+            replies.append(side([b"incrbyfloat", b"n", amount.encode()]))
+        expected, got = replies
+        if not isinstance(expected, bytes):
+            assert got == expected
+        assert type(got) is type(expected)
