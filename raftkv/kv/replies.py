@@ -5,7 +5,7 @@ A reply is None (nil), an int, bytes (a bulk string), a `Simple` (a status such 
 `SetReply` (a set; RESP2 renders it as an array), or `Pairs` (an array of arrays of two; RESP2 renders it as a flat array).
 
 Encoded, a reply is msgpack; what msgpack would not tell apart is an array whose first element says what it is: 1 a status, 2 an
-error, 3 an array, 4 a map with its keys and values in turn, 5 a set, 6 pairs with their halves in turn. The encoding is part of the
+error, 3 an array, 4 a map with its keys and values in turn, 5 a set, 7 pairs with their halves in turn. The encoding is part of the
 state (stored replies) and of the frames between nodes.
 """
 
@@ -66,7 +66,7 @@ def fail(message: str, code: str = "ERR") -> NoReturn:
 _ARRAY = 3
 _MAP = 4
 _SET = 5
-_PAIRS = 6
+_PAIRS = 7
 
 _NESTED = (list, dict, SetReply, Pairs)
 
@@ -120,7 +120,7 @@ def _untagged(item: object) -> Reply:
             return dict(zip(plain[::2], plain[1::2], strict=True))
         case [5, *items]:
             return SetReply([_untagged(each) for each in items])
-        case [6, *halves] if len(halves) % 2 == 0:
+        case [7, *halves] if len(halves) % 2 == 0:
             plain = [_untagged(half) for half in halves]
             return Pairs(list(zip(plain[::2], plain[1::2], strict=True)))
         case _:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from raftkv.kv import keyspace
 from raftkv.kv.commands import parse_request
-from raftkv.kv.counter_commands import LARGEST, parse_decimal, spell
+from raftkv.kv.decimals import LARGEST, parse_decimal, spell
 from raftkv.kv.keyspace import LONG_BYTES
 from raftkv.kv.range_commands import MAX_STRING_BYTES
 from raftkv.kv.replies import OK, Failure, Reply, Simple
