@@ -21,8 +21,11 @@ from raftkv.kv import (
     connection_commands,
     counter_commands,
     expiry_commands,
+    hash_commands,
     key_commands,
     range_commands,
+    set_algebra,
+    set_commands,
     space_commands,
     string_commands,
 )
@@ -60,6 +63,9 @@ SPECS: Final[dict[str, Spec]] = {
             *range_commands.SPECS,
             *key_commands.SPECS,
             *expiry_commands.SPECS,
+            *hash_commands.SPECS,
+            *set_commands.SPECS,
+            *set_algebra.SPECS,
             *space_commands.SPECS,
             *connection_commands.SPECS,
         ),
@@ -74,6 +80,9 @@ _CLASSES: Final[tuple[type[Command], ...]] = (
     *range_commands.COMMANDS,
     *key_commands.COMMANDS,
     *expiry_commands.COMMANDS,
+    *hash_commands.COMMANDS,
+    *set_commands.COMMANDS,
+    *set_algebra.COMMANDS,
     *space_commands.COMMANDS,
 )
 

@@ -30,7 +30,8 @@ from raftkv.kv.key_commands import Copy, Delete, Exists, Rename, TypeOf
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.range_commands import Append, GetRange, Length, SetRange
 from raftkv.kv.replies import OK, Failure, Pairs, Reply, SetReply, Simple, decode_replies, encode_replies
-from raftkv.kv.space_commands import MAX_PATTERN_BYTES, Clear, CountKeys, FindKeys, RandomKey, Scan, SwapDatabase
+from raftkv.kv.scan import MAX_PATTERN_BYTES
+from raftkv.kv.space_commands import Clear, CountKeys, FindKeys, RandomKey, Scan, SwapDatabase
 from raftkv.kv.string_commands import (
     DeleteIf,
     Digest,
