@@ -19,14 +19,12 @@ from typing import Final
 from xxhash import xxh3_64_intdigest
 
 from raftkv.kv.collection import Collection
+from raftkv.kv.command import MAX_REPLY_BYTES
 from raftkv.kv.keyspace import Keyspace
 from raftkv.kv.replies import fail
 
 WINDOW: Final = 128
 """So many elements from a random place on, one is taken."""
-
-MAX_DRAWN_BYTES: Final = 16 << 20
-"""How many bytes the names and values of elements that may be chosen again and again may take: few elements make many."""
 
 _SPARSE: Final = WINDOW // 2
 """When one of more elements than so many is wanted, each is looked for on its own: a choice visits half a window."""
@@ -101,8 +99,8 @@ def draw_signed(keys: Keyspace, collection: Collection | None, count: int, draws
     for row, value in _again(keys, collection, -count, draws):
         elements.append((row, value))
         size += len(row) + len(value)
-        if size > MAX_DRAWN_BYTES:
-            fail(f"more than {MAX_DRAWN_BYTES} bytes were drawn; ask for less")
+        if size > MAX_REPLY_BYTES:
+            fail(f"more than {MAX_REPLY_BYTES} bytes were drawn; ask for less")
     return elements
 
 

@@ -13,9 +13,9 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from raftkv.kv.arguments import INT64_MAX, INT64_MIN, SYNTAX_ERROR, cursor, drawn_count, integer, parse_integer
-from raftkv.kv.command import Command, Read, Write, machine_spec
+from raftkv.kv.command import MAX_REPLY_BYTES, Command, Read, Write, machine_spec
 from raftkv.kv.decimals import NOT_A_FLOAT, add_decimals, parse_decimal
-from raftkv.kv.draws import MAX_DRAWN_BYTES, Draws, Element, draw_one, draw_signed
+from raftkv.kv.draws import Draws, Element, draw_one, draw_signed
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.named import MAX_NAME_BYTES, check_names, name_of, put_named, remove_named
 from raftkv.kv.replies import OK, Pairs, Reply, fail
@@ -81,7 +81,15 @@ class GetFields(Read, frozen=True, array_like=True, gc=False, tag=63):
         collection = keys.collection(self.key, HASH)
         if collection is None:
             return [None] * len(self.fields)
-        return [keys.row(collection.hashed(name)) for name in self.fields]
+        found: list[Reply] = []
+        size = 0
+        for name in self.fields:
+            value = keys.row(collection.hashed(name))
+            found.append(value)
+            size += 8 if value is None else len(value) + 8
+            if size > MAX_REPLY_BYTES and len(self.fields) > 1:
+                fail(f"HMGET found more than {MAX_REPLY_BYTES} bytes of values; ask for fewer fields")
+        return found
 
 
 class GetAllFields(Read, frozen=True, array_like=True, gc=False, tag=64):
@@ -282,6 +290,7 @@ _WRITE: Final = "write denyoom fast"
 _READ: Final = "readonly fast"
 _ANY_ORDER: Final = ("nondeterministic_output_order",)
 _ANY: Final = ("nondeterministic_output",)
+_SHORT: Final = f"at most {MAX_REPLY_BYTES >> 20} MiB of values"
 _NAMED: Final = f"a field has at most {MAX_NAME_BYTES} bytes"
 
 SPECS: Final = (
@@ -289,7 +298,7 @@ SPECS: Final = (
     machine_spec("hmset", -4, _parse_hset(False), "Set the values of fields, as HSET", "hash", _WRITE, differs=_NAMED),
     machine_spec("hsetnx", 4, _parse_hsetnx, "Set the value of a field that is not there", "hash", _WRITE, differs=_NAMED),
     machine_spec("hget", 3, lambda args: GetField(args[1], args[2]), "Get the value of a field", "hash", _READ),
-    machine_spec("hmget", -3, lambda args: GetFields(args[1], tuple(args[2:])), "Get the values of fields", "hash", _READ),
+    machine_spec("hmget", -3, lambda args: GetFields(args[1], tuple(args[2:])), "Get the values of fields", "hash", _READ, differs=_SHORT),
     machine_spec("hgetall", 2, _parse_all(_NAMES | _VALUES), "Get all fields and values", "hash", "readonly", tips=_ANY_ORDER),
     machine_spec("hkeys", 2, _parse_all(_NAMES), "Get all fields", "hash", "readonly", tips=_ANY_ORDER),
     machine_spec("hvals", 2, _parse_all(_VALUES), "Get all values", "hash", "readonly", tips=_ANY_ORDER),
@@ -301,7 +310,7 @@ SPECS: Final = (
     machine_spec("hincrbyfloat", 4, _parse_hincrbyfloat, "Increment the decimal value of a field", "hash", _WRITE, differs=_NAMED),
     machine_spec(
         "hrandfield", -2, _parse_hrandfield, "Get random fields", "hash", "readonly", tips=_ANY, random=True,
-        differs=f"at most {MAX_DRAWN_BYTES >> 20} MiB of fields and values, where fields may come again",
+        differs=f"at most {MAX_REPLY_BYTES >> 20} MiB of fields and values, where fields may come again",
     ),
     machine_spec(
         "hscan", -3, lambda args: ScanFields(args[1], cursor(args[2]), tuple(args[3:])), "Iterate over fields and values", "hash",

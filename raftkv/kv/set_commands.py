@@ -13,8 +13,8 @@ from msgspec import Meta
 
 from raftkv.kv.arguments import INT64_MAX, SYNTAX_ERROR, cursor, drawn_count, parse_integer
 from raftkv.kv.collection import Collection
-from raftkv.kv.command import Command, Read, Write, machine_spec
-from raftkv.kv.draws import MAX_DRAWN_BYTES, Draws, draw_one, draw_signed, draw_some
+from raftkv.kv.command import MAX_REPLY_BYTES, Command, Read, Write, machine_spec
+from raftkv.kv.draws import Draws, draw_one, draw_signed, draw_some
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.named import MAX_NAME_BYTES, check_names, name_of, put_named, remove_named
 from raftkv.kv.replies import Reply, SetReply, fail
@@ -209,7 +209,7 @@ SPECS: Final = (
     machine_spec("spop", -2, _parse_spop, "Remove and return random members of a set", "set", "write fast", tips=_ANY, random=True),
     machine_spec(
         "srandmember", -2, _parse_srandmember, "Get random members of a set", "set", "readonly", tips=_ANY, random=True,
-        differs=f"at most {MAX_DRAWN_BYTES >> 20} MiB of members, where members may come again",
+        differs=f"at most {MAX_REPLY_BYTES >> 20} MiB of members, where members may come again",
     ),
     machine_spec(
         "smove", 4, lambda args: MoveMember(args[1], args[2], args[3]), "Move a member from one set to another", "set", "write fast",

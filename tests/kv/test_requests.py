@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftkv.errors import InvariantBroken, ProtocolError
-from raftkv.kv import counter_commands, expiry_commands, key_commands, range_commands, space_commands, string_commands
+from raftkv.kv import bit_commands, counter_commands, expiry_commands, key_commands, range_commands, space_commands, string_commands
+from raftkv.kv.bit_commands import CombineBits, CountBits, FindBit, GetBit, SetBit
 from raftkv.kv.command import MAX_KEY_BYTES, ConnectionCommand, Read, Write
 from raftkv.kv.commands import (
     SPECS,
@@ -169,6 +170,12 @@ PARSED = {
     "getrange a 0 -1": GetRange(b"a", 0, -1),
     "substr a 1 2": GetRange(b"a", 1, 2),
     "setrange a 5 b": SetRange(b"a", 5, b"b"),
+    "getbit a 9": GetBit(b"a", 9),
+    "setbit a 9 1": SetBit(b"a", 9, True),
+    "bitcount a": CountBits(b"a", ()),
+    "bitcount a 0 -1 bit junk more": CountBits(b"a", (b"0", b"-1", b"bit", b"junk")),
+    "bitpos a 0 5": FindBit(b"a", False, (b"5",)),
+    "bitop XOR to a b": CombineBits("xor", b"to", (b"a", b"b")),
     "incr a": IncrementBy(b"a", 1),
     "decr a": IncrementBy(b"a", -1),
     "decrby a -9223372036854775807": IncrementBy(b"a", 2**63 - 1),
@@ -256,6 +263,11 @@ ENCODED = {
     "type a": "919225c40161",
     "keys a*": "919228c402612a",
     "randomkey": "91922900",
+    "getbit a 9": "91932bc4016109",
+    "setbit a 9 1": "91942cc4016109c3",
+    "bitcount a 0 -1 bit junk more": "91932dc4016194c40130c4022d31c403626974c4046a756e6b",
+    "bitpos a 0 5": "91942ec40161c291c40135",
+    "bitop XOR to a b": "91942fa3786f72c402746f92c40161c40162",
 }
 
 
@@ -274,7 +286,7 @@ def test_every_command_on_strings_and_keys_has_its_bytes_above() -> None:
     """None comes into the log, or goes to another node, without a test of its encoding."""
     shown = {Set, SetWith, IncrementBy, Delete, Expire, Clear, *(type(PARSED[request]) for request in ENCODED)}
     written_first = {Get, Exists, TimeToLive, CountKeys, Scan}
-    families = (string_commands, counter_commands, range_commands, key_commands, expiry_commands, space_commands)
+    families = (string_commands, counter_commands, range_commands, bit_commands, key_commands, expiry_commands, space_commands)
     assert {command for family in families for command in family.COMMANDS} == shown | written_first
 
 

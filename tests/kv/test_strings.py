@@ -10,14 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftkv.kv import keyspace
+from raftkv.kv import decimals, keyspace, string_commands
+from raftkv.kv.bit_commands import MAX_COMBINED_BYTES
+from raftkv.kv.command import MAX_REPLY_BYTES
 from raftkv.kv.commands import parse_request
 from raftkv.kv.decimals import LARGEST, parse_decimal, spell
-from raftkv.kv.keyspace import LONG_BYTES
+from raftkv.kv.keyspace import LONG_BYTES, Changes
 from raftkv.kv.range_commands import MAX_STRING_BYTES
 from raftkv.kv.replies import OK, Failure, Reply, Simple
-from raftkv.kv.rows import LIST, header, value_key
-from raftkv.kv.space_commands import MAX_KEYS_BYTES, RandomKey
+from raftkv.kv.rows import LIST, Value, header, value_key
+from raftkv.kv.space_commands import RandomKey
 from tests.kv.driver import START_MS, Driver, rows_of
 
 WRONG_TYPE = Failure("WRONGTYPE", "Operation against a key holding the wrong kind of value")
@@ -154,6 +156,8 @@ def bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("nothing", f"setrange k{{n}} {LONG - 1} x"),
         ("long{n}", "append long{n} x"),
+        ("nothing", f"setbit k{{n}} {8 * LONG - 1} 1"),
+        ("long", "bitop not k{n} long"),
         ("long", "copy long k{n}"),
         ("long{n}", "rename long{n} k{n}"),
         ("long{n}", "getex long{n} ex 100"),
@@ -193,18 +197,48 @@ def test_one_key_is_counted_once() -> None:
 def test_keys_are_bounded() -> None:
     """KEYS that would answer too much says so and names SCAN; it does not count what has expired or does not match."""
     driver = Driver()
-    count = MAX_KEYS_BYTES // 50_008
+    count = MAX_REPLY_BYTES // 50_008
     driver.write(*[[b"set", b"%050000d" % n, b"v"] for n in range(count)])
     found = driver.read("keys *")
     assert isinstance(found, list)
     assert len(found) == count
     driver.write([b"set", b"x" * 50_000, b"v", b"px", b"5"])
-    assert driver.run("keys *") == Failure("ERR", f"KEYS found more than {MAX_KEYS_BYTES} bytes of keys; use SCAN")
+    assert driver.run("keys *") == Failure("ERR", f"KEYS found more than {MAX_REPLY_BYTES} bytes of keys; use SCAN")
     assert driver.run("keys x*") == [b"x" * 50_000]
     assert isinstance(driver.run([b"keys", b"*" + b"?" * 4000 + b"*"]), Failure)
     assert isinstance(driver.run([b"keys", b"?" * 5000]), Failure)
     driver.pass_ms(6)
     assert driver.read("keys *") == found
+
+
+def test_values_asked_for_together_are_bounded() -> None:
+    """MGET that would answer too much says so, also when it names the same key again and again; BITOP combines only so much, zeros
+    behind the shorter strings included."""
+    driver = Driver()
+    driver.write([b"set", b"k", bytes(LONG)])
+    most = MAX_REPLY_BYTES // (LONG + 8)
+    found = driver.run("mget" + " k" * most)
+    assert isinstance(found, list)
+    assert len(found) == most
+    assert driver.run("mget" + " k" * (most + 1)) == Failure(
+        "ERR", f"MGET found more than {MAX_REPLY_BYTES} bytes of values; ask for fewer keys"
+    )
+    most = MAX_COMBINED_BYTES // LONG
+    assert driver.run("bitop or to k" + " nothing" * (most - 1)) == LONG
+    for names in (" nothing" * most + " k", " k" * (most + 1)):
+        assert driver.run("bitop or to" + names) == Failure("ERR", f"BITOP would combine more than {MAX_COMBINED_BYTES} bytes")
+
+
+def test_a_bit_is_set_within_the_limit() -> None:
+    """SETBIT makes strings as long as SETRANGE does, and refuses the next bit."""
+    driver = Driver()
+    assert driver.run(f"setbit k {8 * MAX_STRING_BYTES} 1") == driver.run(f"setrange k {MAX_STRING_BYTES} x")
+    assert driver.run(f"setbit k {8 * MAX_STRING_BYTES - 1} 1") == 0
+    assert (driver.read("strlen k"), driver.read("bitcount k"), driver.read("bitpos k 1")) == (
+        MAX_STRING_BYTES,
+        1,
+        8 * MAX_STRING_BYTES - 1,
+    )
 
 
 # Random keys.
@@ -372,3 +406,49 @@ def test_the_largest_sums() -> None:
 def test_zero_has_any_exponent() -> None:
     """0 with an exponent that no number has is 0."""
     assert parse_decimal(b"0e99999999999999999999") == parse_decimal(b"-0.0E-99999999999999999999") == 0
+
+
+# Each rule broken on purpose, and the test above that notices.
+
+
+@pytest.mark.usefixtures("bounded")
+def test_values_written_anew_without_a_bound_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If nothing counts what short commands write, a pipeline of them fills the memory of every node."""
+    monkeypatch.setattr(Changes, "put_anew", Changes.put)
+    with pytest.raises(AssertionError):
+        test_short_commands_cannot_fill_the_memory("long", "copy long k{n}")
+
+
+def test_a_sum_in_the_context_of_the_thread_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a sum is rounded by whatever context the thread has, replicas differ."""
+
+    class Careless:
+        """Does in the context of the thread what `decimal.Context` does in its own."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(decimal.getcontext(), name)
+
+    monkeypatch.setattr(decimals, "EXACT", Careless())
+    with pytest.raises(AssertionError):
+        test_a_sum_does_not_depend_on_the_context_of_the_thread.hypothesis.inner_test(  # type: ignore[attr-defined]
+            decimal.Decimal("123.25"), decimal.Decimal("0.001"), 3, "ROUND_UP"
+        )
+
+
+def test_a_comparison_after_the_write_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If SET IFEQ writes whatever is there, two clients both believe to have been first."""
+    monkeypatch.setattr(string_commands, "holds", lambda *_: True)
+    with pytest.raises(AssertionError):
+        test_set_and_delex_compare_the_value_first("ifeq v", "w", allowed=False)
+
+
+def test_a_rename_without_its_expiry_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If RENAME leaves the expiry behind, a lock that was renamed is held for ever."""
+
+    def move(changes: Changes, key: bytes, to: bytes, before: Value, displaced: Value | None) -> None:
+        changes.delete(key, before)
+        changes.put(to, before.type, before.data, 0, displaced)
+
+    monkeypatch.setattr(Changes, "move", move)
+    with pytest.raises(AssertionError):
+        test_a_renamed_key_keeps_its_expiry()
