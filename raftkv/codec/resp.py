@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from raftkv.errors import InvalidSettings
-from raftkv.kv.replies import OK, Failure, NoArray, Pushes, Reply, Simple
+from raftkv.kv.replies import OK, Failure, NoArray, Pairs, Pushes, Reply, SetReply, Simple
 
 ARGUMENT_OVERHEAD_BYTES = 48
 """What an argument is counted as beyond its own bytes, when the size of a request is bounded."""
@@ -434,10 +434,23 @@ def _append(parts: list[bytes], replies: Iterable[Reply], protocol: int) -> None
             for message in reply.messages:
                 parts.append(b"*%d\r\n" % len(message) if protocol == 2 else b">%d\r\n" % len(message))
                 _append(parts, message, protocol)
-        else:
+        elif isinstance(reply, SetReply):
+            parts.append((b"*%d\r\n" if protocol == 2 else b"~%d\r\n") % len(reply.members))
+            _append(parts, reply.members, protocol)
+        elif isinstance(reply, dict):
             parts.append(b"*%d\r\n" % (2 * len(reply)) if protocol == 2 else b"%%%d\r\n" % len(reply))
             for pair in reply.items():
                 _append(parts, pair, protocol)
+        else:
+            _append_pairs(parts, reply, protocol)
+
+
+def _append_pairs(parts: list[bytes], reply: Pairs, protocol: int) -> None:
+    parts.append(b"*%d\r\n" % (len(reply.pairs) * (2 if protocol == 2 else 1)))
+    for pair in reply.pairs:
+        if protocol != 2:
+            parts.append(b"*2\r\n")
+        _append(parts, pair, protocol)
 
 
 def _unusual_integer(reply: int, protocol: int) -> bytes:

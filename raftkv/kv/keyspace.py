@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, cast
+from typing import Final, NoReturn, cast
 
 from xxhash import xxh3_64_digest
 
@@ -55,6 +55,9 @@ _WRONG_TYPE = "Operation against a key holding the wrong kind of value"
 
 ELEMENTS_PER_TURN: Final = 2_000
 """So many elements a read may visit on the event loop."""
+
+ELEMENTS_PER_ENTRY: Final = 50_000
+"""So many elements may the commands of one entry visit."""
 
 FEW_ELEMENTS: Final = 64
 """Up to so many elements are deleted one by one, rather than as a range, which each later read has to skip for a while."""
@@ -175,13 +178,24 @@ class Keyspace(Values):
         found = super().elements(start, end, backwards=backwards)
         return found if self._visits is None else self._counted(found)
 
+    def visit(self) -> None:
+        """Another element is visited: what goes through elements by their names says so here.
+
+        Raises:
+            TakesLong: these are too many.
+        """
+        if self._visits is not None:
+            if not self._visits:
+                self._refuse()
+            self._visits -= 1
+
     def _counted(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
         for row in found:
-            if self._visits is not None:
-                if not self._visits:
-                    raise TakesLong
-                self._visits -= 1
+            self.visit()
             yield row
+
+    def _refuse(self) -> NoReturn:
+        raise TakesLong
 
     def count(self) -> int:
         """How many keys there are. Visits every row, without its value."""
@@ -211,7 +225,7 @@ class Changes(Keyspace):
     """
 
     def __init__(self, rows: Rows, index: int, clock_ms: int, version: int, collections: int = 0) -> None:
-        super().__init__(rows, clock_ms)
+        super().__init__(rows, clock_ms, visits=ELEMENTS_PER_ENTRY)
         self.index = index
         self.version = version
         self.rows: Writes = {}
@@ -418,7 +432,7 @@ class Changes(Keyspace):
         if collection.count > FEW_ELEMENTS:
             self.drop_range(collection, start, end)
             return
-        for name, _ in list(self.elements(start, end)):
+        for name, _ in list(self._elements(start, end, False)):
             self.put_row(name, None)
 
     def drop_range(self, collection: Collection, start: bytes, end: bytes) -> None:
@@ -433,7 +447,17 @@ class Changes(Keyspace):
         self._undo.append(lambda: dropped.remove((start, end)))
 
     def elements(self, start: bytes, end: bytes, *, backwards: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        """As changed so far, and also by what is done to rows while they are gone through."""
+        """As changed so far, and also by what is done to rows while they are gone through.
+
+        Raises:
+            CommandError: while it goes through them: the commands of this entry have visited too many.
+        """
+        return self._counted(self._elements(start, end, backwards))
+
+    def _refuse(self) -> NoReturn:
+        fail(f"commands that are applied together visited more than {ELEMENTS_PER_ENTRY} elements; try again, or with fewer")
+
+    def _elements(self, start: bytes, end: bytes, backwards: bool) -> Iterator[tuple[bytes, bytes]]:
         stored = iter(()) if self.cleared else self._rows.scan(start, end, backwards=backwards)
         names = self._names.get(start[:PREFIX_BYTES])
         if names is None:

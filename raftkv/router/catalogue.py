@@ -19,9 +19,11 @@ _CATEGORIES = {
     "bitmap": "@bitmap",
     "connection": "@connection",
     "generic": "@keyspace",
+    "hash": "@hash",
     "list": "@list",
     "pubsub": "@pubsub",
     "scripting": "@scripting",
+    "set": "@set",
     "string": "@string",
     "transactions": "@transaction",
 }

@@ -20,7 +20,7 @@ from raftkv.codec.resp import (
     encode_reply,
 )
 from raftkv.errors import InvalidSettings
-from raftkv.kv.replies import NO_ARRAY, OK, Failure, Pushes, Reply, Simple
+from raftkv.kv.replies import NO_ARRAY, OK, Failure, Pairs, Pushes, Reply, SetReply, Simple
 from tests.codec.cutting import cut, every_byte
 
 Outcome = tuple[list[list[bytes]], Failure | None]
@@ -364,6 +364,14 @@ WIRE: list[tuple[Reply, bytes, bytes]] = [
     ([1, [b"x", None]], b"*2\r\n:1\r\n*2\r\n$1\r\nx\r\n$-1\r\n", b"*2\r\n:1\r\n*2\r\n$1\r\nx\r\n_\r\n"),
     ({b"k": [1], b"l": True}, b"*4\r\n$1\r\nk\r\n*1\r\n:1\r\n$1\r\nl\r\n:1\r\n", b"%2\r\n$1\r\nk\r\n*1\r\n:1\r\n$1\r\nl\r\n#t\r\n"),
     ({}, b"*0\r\n", b"%0\r\n"),
+    (SetReply([b"m", 1]), b"*2\r\n$1\r\nm\r\n:1\r\n", b"~2\r\n$1\r\nm\r\n:1\r\n"),
+    (SetReply([]), b"*0\r\n", b"~0\r\n"),
+    (
+        Pairs([(b"m", 1.5), (b"n", None)]),
+        b"*4\r\n$1\r\nm\r\n$3\r\n1.5\r\n$1\r\nn\r\n$-1\r\n",
+        b"*2\r\n*2\r\n$1\r\nm\r\n,1.5\r\n*2\r\n$1\r\nn\r\n_\r\n",
+    ),
+    (Pairs([]), b"*0\r\n", b"*0\r\n"),
 ]
 
 
@@ -384,7 +392,12 @@ replies = st.recursive(
         st.floats(allow_nan=False),
         st.builds(Simple, st.text(max_size=20)),
     ),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.binary(max_size=5), inner, max_size=3),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(st.binary(max_size=5), inner, max_size=3),
+        st.builds(Pairs, st.lists(st.tuples(inner, inner), max_size=3)),
+        st.builds(SetReply, st.lists(st.binary(max_size=5), unique=True, max_size=3)),
+    ),
     max_leaves=10,
 )
 
@@ -395,6 +408,10 @@ def seen(reply: object) -> object:
         return reply.text.replace("\r", " ").replace("\n", " ").encode("utf-8", "replace")
     if isinstance(reply, list):
         return [seen(item) for item in reply]
+    if isinstance(reply, Pairs):
+        return [[seen(one), seen(other)] for one, other in reply.pairs]
+    if isinstance(reply, SetReply):
+        return [seen(member) for member in reply.members]
     if isinstance(reply, dict):
         return {key: seen(value) for key, value in reply.items()}
     return reply

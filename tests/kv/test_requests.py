@@ -40,8 +40,9 @@ from raftkv.kv.key_commands import Copy, Delete, Exists, Rename, TypeOf
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.lcs_commands import CommonSubsequence
 from raftkv.kv.range_commands import Append, GetRange, Length, SetRange
-from raftkv.kv.replies import NO_ARRAY, OK, Failure, Reply, Simple, decode_replies, encode_replies
-from raftkv.kv.space_commands import MAX_PATTERN_BYTES, Clear, CountKeys, FindKeys, RandomKey, Scan, SwapDatabase
+from raftkv.kv.replies import NO_ARRAY, OK, Failure, Pairs, Reply, SetReply, Simple, decode_replies, encode_replies
+from raftkv.kv.scan import MAX_PATTERN_BYTES
+from raftkv.kv.space_commands import Clear, CountKeys, FindKeys, RandomKey, Scan, SwapDatabase
 from raftkv.kv.string_commands import (
     DeleteIf,
     Digest,
@@ -421,7 +422,8 @@ REPLIES = st.recursive(
     st.none() | st.integers(-(2**63), 2**63 - 1) | st.binary(max_size=5) | st.booleans() | st.builds(Simple, st.text(max_size=3))
     | st.just(NO_ARRAY)
     | st.builds(Failure, st.just("ERR"), st.text(max_size=3)) | st.floats(allow_nan=False),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.binary(max_size=3) | st.integers(0, 9), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.binary(max_size=3) | st.integers(0, 9), inner, max_size=3)
+    | st.builds(SetReply, st.lists(inner, max_size=3)) | st.builds(Pairs, st.lists(st.tuples(inner, inner), max_size=3)),
     max_leaves=6,
 )  # fmt: skip
 
@@ -429,7 +431,7 @@ REPLIES = st.recursive(
 @settings(max_examples=100, deadline=None)
 @given(replies=st.lists(REPLIES, max_size=4))
 def test_replies_survive_their_codec(replies: list[Reply]) -> None:
-    """Every reply is decoded as what it was, statuses, errors, arrays and maps told apart at any depth."""
+    """Every reply is decoded as what it was, statuses, errors, arrays, maps, sets and pairs told apart at any depth."""
     assert decode_replies(encode_replies(replies)) == replies
     assert [type(reply) for reply in decode_replies(encode_replies(replies))] == [type(reply) for reply in replies]
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftkv.kv import budget, counter_commands, string_commands
+from raftkv.kv import budget, decimals, string_commands
 from raftkv.kv.bit_commands import MAX_COMBINED_BYTES
 from raftkv.kv.budget import LONG_BYTES, Budget
 from raftkv.kv.command import MAX_REPLY_BYTES
 from raftkv.kv.commands import parse_request
-from raftkv.kv.counter_commands import LARGEST, parse_decimal, spell
+from raftkv.kv.decimals import LARGEST, parse_decimal, spell
 from raftkv.kv.keyspace import Changes
 from raftkv.kv.lcs_commands import MAX_STEPS
 from raftkv.kv.range_commands import MAX_STRING_BYTES
@@ -459,7 +459,7 @@ def test_a_sum_in_the_context_of_the_thread_is_noticed(monkeypatch: pytest.Monke
         def __getattr__(self, name: str) -> object:
             return getattr(decimal.getcontext(), name)
 
-    monkeypatch.setattr(counter_commands, "EXACT", Careless())
+    monkeypatch.setattr(decimals, "EXACT", Careless())
     with pytest.raises(AssertionError):
         test_a_sum_does_not_depend_on_the_context_of_the_thread.hypothesis.inner_test(  # type: ignore[attr-defined]
             decimal.Decimal("123.25"), decimal.Decimal("0.001"), 3, "ROUND_UP"
