@@ -16,6 +16,7 @@ INT64_MIN: Final = -(2**63)
 
 NOT_AN_INTEGER: Final = "value is not an integer or out of range"
 SYNTAX_ERROR: Final = "syntax error"
+NO_DATABASE: Final = "DB index is out of range"
 
 _INTEGER: Final = re.compile(rb"-?[1-9][0-9]{0,18}|0")
 _CURSOR: Final = re.compile(rb"[+-]?[0-9]{1,40}")
@@ -64,7 +65,7 @@ def expiry(amount: int, unit_ms: int, command: str) -> int:
     Raises:
         CommandError: it does not fit into 64 bits.
     """
-    if not INT64_MIN // unit_ms < amount <= INT64_MAX // unit_ms:
+    if not -(2**63 // unit_ms) <= amount <= INT64_MAX // unit_ms:
         invalid_expiry(command)
     return amount * unit_ms
 
@@ -72,3 +73,27 @@ def expiry(amount: int, unit_ms: int, command: str) -> int:
 def invalid_expiry(command: str) -> NoReturn:
     """Answer that the time is out of range."""
     fail(f"invalid expire time in '{command}' command")
+
+
+def number_32(data: bytes, not_a_number: str = "") -> int:
+    """The 32-bit integer that `data` spells.
+
+    Raises:
+        CommandError: it spells none; `not_a_number` says so when it is given.
+    """
+    number = parse_integer(data)
+    if number is None:
+        return fail(not_a_number or NOT_AN_INTEGER)
+    if not -(2**31) <= number < 2**31:
+        fail(not_a_number or f"value is out of range, value must between {-(2**31)} and {2**31 - 1}")
+    return number
+
+
+def database(data: bytes) -> None:
+    """Check that `data` is the number of the only database.
+
+    Raises:
+        CommandError: it is not.
+    """
+    if number_32(data):
+        fail(NO_DATABASE)

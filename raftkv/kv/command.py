@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from msgspec import Struct
 
@@ -39,6 +39,11 @@ class Command(Struct, frozen=True, array_like=True, gc=False):
 
     kind: ClassVar[Kind]
     slow: ClassVar[bool] = False
+
+    def with_random(self, number: int) -> Command:
+        """The command with the random number that it needs, 63 bits, drawn by the node that takes the request: whoever executes a
+        command draws none. Only commands whose `Spec` says `random` have a place for it."""
+        raise InvariantBroken(f"{type(self).__name__} has no place for a random number")
 
 
 class Read(Command, frozen=True, array_like=True, gc=False):
@@ -83,7 +88,8 @@ class Spec(Struct, frozen=True, kw_only=True):
 
     `arity` counts the name: n means exactly n arguments, -n means at least n. `first_key`, `last_key` and `step` say which
     arguments are keys (0 when none are; a negative `last_key` counts from the end). `flags`, `group` and `tips` are Redis's words.
-    `differs` says how it is not like Redis's command of that name, for the table of commands in the documents.
+    `differs` says how it is not like Redis's command of that name, for the table of commands in the documents. `random` says that the
+    command needs a random number.
     """
 
     name: str
@@ -98,3 +104,40 @@ class Spec(Struct, frozen=True, kw_only=True):
     step: int = 0
     tips: tuple[str, ...] = ()
     differs: str = ""
+    random: bool = False
+
+
+NO_KEYS: Final = (0, 0, 0)
+
+
+def machine_spec(
+    name: str,
+    arity: int,
+    parse: Callable[[Sequence[bytes]], Command],
+    summary: str,
+    group: str,
+    flags: str,
+    *,
+    keys: tuple[int, int, int] = (1, 1, 1),
+    tips: tuple[str, ...] = (),
+    differs: str = "",
+    random: bool = False,
+) -> Spec:
+    """The `Spec` of a command of the state machine. `flags` are separated by spaces, and say its kind too; `keys` are first, last
+    and step."""
+    words = tuple(flags.split())
+    return Spec(
+        name=name,
+        arity=arity,
+        kind=Kind.READ if "readonly" in words else Kind.WRITE,
+        parse=parse,
+        summary=summary,
+        group=group,
+        flags=words,
+        first_key=keys[0],
+        last_key=keys[1],
+        step=keys[2],
+        tips=tips,
+        differs=differs,
+        random=random,
+    )

@@ -11,13 +11,21 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, TypeVar, cast
 
 import msgspec
 
 from raftkv.errors import ProtocolError
-from raftkv.kv import connection_commands, key_commands, space_commands, string_commands
+from raftkv.kv import (
+    connection_commands,
+    counter_commands,
+    expiry_commands,
+    key_commands,
+    range_commands,
+    space_commands,
+    string_commands,
+)
 from raftkv.kv.arguments import printable
 from raftkv.kv.command import MAX_KEY_BYTES, Command, ConnectionCommand, Kind, Read, Spec, Write
 from raftkv.kv.nesting import nested_deeper
@@ -46,13 +54,28 @@ __all__ = [
 SPECS: Final[dict[str, Spec]] = {
     spec.name: spec
     for spec in sorted(
-        (*string_commands.SPECS, *key_commands.SPECS, *space_commands.SPECS, *connection_commands.SPECS),
+        (
+            *string_commands.SPECS,
+            *counter_commands.SPECS,
+            *range_commands.SPECS,
+            *key_commands.SPECS,
+            *expiry_commands.SPECS,
+            *space_commands.SPECS,
+            *connection_commands.SPECS,
+        ),
         key=lambda spec: spec.name,
     )
 }
 """Every command by its name, in lower case and in order."""
 
-_CLASSES: Final[tuple[type[Command], ...]] = (*string_commands.COMMANDS, *key_commands.COMMANDS, *space_commands.COMMANDS)
+_CLASSES: Final[tuple[type[Command], ...]] = (
+    *string_commands.COMMANDS,
+    *counter_commands.COMMANDS,
+    *range_commands.COMMANDS,
+    *key_commands.COMMANDS,
+    *expiry_commands.COMMANDS,
+    *space_commands.COMMANDS,
+)
 
 _BY_SPELLING: Final[dict[bytes, Spec]] = {
     spelling: spec for name, spec in SPECS.items() for spelling in (name.encode(), name.upper().encode())
@@ -83,11 +106,12 @@ def find_spec(name: bytes) -> Spec | None:
     return _BY_SPELLING.get(name) or _BY_SPELLING.get(name.lower())
 
 
-def parse_request(args: Sequence[bytes]) -> Command:
+def parse_request(args: Sequence[bytes], draw: Callable[[], int] = lambda: 0) -> Command:
     """The command that a client asks for.
 
     Args:
         args: the name of the command and its arguments; at least the name.
+        draw: draws a random number of 63 bits, for a command that needs one.
 
     Returns:
         A `Read` or a `Write` for the state machine, or a `ConnectionCommand`; `kind` tells which.
@@ -108,7 +132,8 @@ def parse_request(args: Sequence[bytes]) -> Command:
                 _refuse_key()
         elif max(map(len, keys_of(spec, args))) > MAX_KEY_BYTES:
             _refuse_key()
-    return spec.parse(args)
+    command = spec.parse(args)
+    return command.with_random(draw()) if spec.random else command
 
 
 def keys_of(spec: Spec, args: Sequence[bytes]) -> Sequence[bytes]:

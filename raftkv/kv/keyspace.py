@@ -32,6 +32,7 @@ from raftkv.kv.rows import (
     HEADER,
     HEADER_BYTES,
     STRING,
+    TYPE_NAMES,
     VALUES,
     VALUES_END,
     Value,
@@ -54,6 +55,12 @@ ELEMENTS_PER_TURN: Final = 2_000
 
 FEW_ELEMENTS: Final = 64
 """Up to so many elements are deleted one by one, rather than as a range, which each later read has to skip for a while."""
+
+LONG_BYTES: Final = 16 << 10
+"""A value of more bytes is long."""
+
+MAX_LONG_BYTES: Final = 256 << 20
+"""So many bytes of long values may the commands of one entry write anew, which did not bring them along."""
 
 
 class TakesLong(Exception):
@@ -206,6 +213,9 @@ class Changes(Keyspace):
         """The rows of elements that this batch has touched, in order, by the prefix of their collection."""
         self._undo: list[tuple[bytes, bytes | None] | Callable[[], None]] = []
         self._mark = 0
+        self._long: dict[bytes, int] = {}
+        """The long values that `put_anew` has written, by key, and their sizes."""
+        self._long_bytes = 0
         self._plain_header = header(STRING, index, 0)
 
     def row(self, name: bytes) -> bytes | None:
@@ -251,6 +261,21 @@ class Changes(Keyspace):
             if self.first_due_ms is None or expiry_ms < self.first_due_ms:
                 self.first_due_ms = expiry_ms
 
+    def put_anew(self, key: bytes, kind: int, data: bytes, expiry_ms: int, before: Value | None) -> None:
+        """As `put`, for `data` that was there already, or was made of what was: a short command may write a long value, so that what
+        the commands of one entry may write so is bounded.
+
+        Raises:
+            CommandError: it is too much.
+        """
+        if len(data) > LONG_BYTES:
+            long_bytes = self._long_bytes + len(data) - self._long.get(key, 0)
+            if long_bytes > MAX_LONG_BYTES:
+                fail(f"commands that are applied together wrote more than {MAX_LONG_BYTES} bytes of long values anew; try again")
+            self._long[key] = len(data)
+            self._long_bytes = long_bytes
+        self.put(key, kind, data, expiry_ms, before)
+
     def delete(self, key: bytes, before: Value) -> None:
         """Delete `key`, whose value until now is `before`."""
         self.delete_row(value_key(key))
@@ -271,7 +296,17 @@ class Changes(Keyspace):
         self.put_row(deletion_key(key), self.index.to_bytes(8))
         if before.expiry_ms:
             self.put_row(expiry_key(before.expiry_ms, key), None)
-        self.put(to, before.type, before.data, before.expiry_ms, displaced)
+        self.put_anew(to, before.type, before.data, before.expiry_ms, displaced)
+
+    def copy(self, to: bytes, before: Value, displaced: Value | None) -> None:
+        """Make a copy of the value `before` of another key that of `to`, where `displaced` was, with its expiry.
+
+        Raises:
+            CommandError: it is no string. The elements of a collection would have to be visited.
+        """
+        if before.type != STRING:
+            fail(f"COPY takes strings only, and this is a {TYPE_NAMES[before.type]}")
+        self.put_anew(to, before.type, before.data, before.expiry_ms, displaced)
 
     def clear(self) -> None:
         """Delete every key, at the same cost for one and for a million."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from raftkv.errors import InvalidRequest, Refused
+from raftkv.kv.arguments import database
 from raftkv.kv.command import ConnectionCommand
 from raftkv.kv.replies import OK, Reply, Simple, fail
 from raftkv.raft.ready import Role
@@ -101,13 +102,7 @@ class Desk:
         return OK
 
     def _select(self, connection: Connection, args: Sequence[bytes]) -> Reply:
-        if not _INTEGER.fullmatch(args[0]) or not -(2**63) <= int(args[0]) < 2**63:
-            fail("value is not an integer or out of range")
-        number = int(args[0])
-        if not -(2**31) <= number < 2**31:
-            fail("value is out of range, value must between -2147483648 and 2147483647")
-        if number != 0:
-            fail("DB index is out of range")
+        database(args[0])
         return OK
 
     def _info(self, connection: Connection, args: Sequence[bytes]) -> Reply:

@@ -21,6 +21,7 @@ linearizable reads, `Desk` (desk.py) the commands that concern a connection or t
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Protocol
 
 from raftkv.codec.peer import ForwardReads, ForwardWrites, ReadAnswers, ReadsRefused, WritesRefused
@@ -58,7 +59,7 @@ class Router:
     Args:
         replica: the replica of this node.
         settings: bounds and periods.
-        session: 16 random bytes, drawn for this process.
+        session: 16 random bytes, drawn for this process; the random numbers in commands follow from them.
         send: sends a frame to a node; False when it surely did not leave.
         reply: takes the replies of a connection.
         clock: makes the leader's stamps.
@@ -101,6 +102,7 @@ class Router:
         self._writes = OwnWrites(settings, session, new_session)
         self._proposals = Proposals(replica, settings, clock, self._writes)
         self._reads = Reads(replica, settings, send, wake, int.from_bytes(session[:6]) << 15)
+        self._random = Random(session)
         self._desk = Desk(replica, facts, self.counts, operations or NoOperations())
         seconds = settings.timeout_ms / 1000
         self._late_read = Failure("CLUSTERDOWN", f"the read was not answered within {seconds:g} s; a read has no effect")
@@ -109,6 +111,9 @@ class Router:
         """Frames of other nodes that made no sense."""
         self.last_reply_error: Exception | None = None
         """What the last `reply` that failed raised. Its connection was given up."""
+
+    def _draw(self) -> int:
+        return self._random.getrandbits(63)
 
     # Clients.
 
@@ -198,7 +203,7 @@ class Router:
         end = len(requests)
         while position < end and not connection.closing:
             try:
-                command = parse_request(requests[position])
+                command = parse_request(requests[position], self._draw)
             except CommandError as error:
                 connection.reply(error.failure)
                 position += 1
@@ -232,7 +237,7 @@ class Router:
         commands = [command]
         for following in range(position + 1, len(requests)):
             try:
-                command = parse_request(requests[following])
+                command = parse_request(requests[following], self._draw)
             except CommandError:
                 break  # it is met again at its turn
             if command.kind is not kind or command.slow:

@@ -16,10 +16,12 @@ from collections.abc import Callable
 from raftkv.kv.batch import Group, decode_batch
 from raftkv.kv.command import Write
 from raftkv.kv.commands import decode_writes
-from raftkv.kv.key_commands import Delete, Expire
+from raftkv.kv.counter_commands import IncrementBy
+from raftkv.kv.expiry_commands import Expire
+from raftkv.kv.key_commands import Delete
 from raftkv.kv.replies import OK, Reply
 from raftkv.kv.sessions import LIMITS
-from raftkv.kv.string_commands import IncrementBy, Set, SetWith
+from raftkv.kv.string_commands import Set, SetWith
 from raftkv.sim.trace import Violation
 
 TAG = b"tag:"

@@ -1,4 +1,4 @@
-"""A real redis-server to compare with, if one is installed: on a free port of this machine, keeping nothing."""
+"""A real redis-server to compare with, if one is installed: on a socket of its own, with one database, keeping nothing."""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ class RedisServer:
         if program is None:
             raise FileNotFoundError("redis-server is not installed")
         path = directory / "socket"
-        self._process = subprocess.Popen(
-            [program, "--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no", "--dir", str(directory)],
-            stdout=subprocess.PIPE,
-        )
+        options = f"--port 0 --unixsocket {path} --databases 1 --appendonly no --dir {directory} --save".split()
+        self._process = subprocess.Popen([program, *options, ""], stdout=subprocess.PIPE)
         # The server says when it accepts connections; until then there is nothing to connect to.
         for line in self._process.stdout or ():
             if b"ready to accept connections at" in line or b"The server is now ready" in line:

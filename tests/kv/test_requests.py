@@ -23,11 +23,13 @@ from raftkv.kv.commands import (
     keys_of,
     parse_request,
 )
-from raftkv.kv.key_commands import Delete, Exists, Expire, TimeToLive
+from raftkv.kv.counter_commands import IncrementBy
+from raftkv.kv.expiry_commands import Expire, TimeToLive
+from raftkv.kv.key_commands import Delete, Exists
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.replies import OK, Failure, Reply, Simple, decode_replies, encode_replies
 from raftkv.kv.space_commands import MAX_PATTERN_BYTES, Clear, CountKeys, Scan
-from raftkv.kv.string_commands import Get, IncrementBy, Set, SetWith
+from raftkv.kv.string_commands import Get, Set, SetWith
 from tests.kv.driver import arguments, empty_store
 
 
@@ -78,6 +80,7 @@ ERRORS = {
     "expire n 10 nx gt": "ERR NX and XX, GT or LT options at the same time are not compatible",
     "expire n 10 gt lt": "ERR GT and LT options at the same time are not compatible",
     "expire n 9223372036854775807": "ERR invalid expire time in 'expire' command",
+    "expire n -9223372036854776": "ERR invalid expire time in 'expire' command",
     "expire n -9223372036854775808": "ERR invalid expire time in 'expire' command",
     "pexpire n 99999999999999999999": "ERR value is not an integer or out of range",
     "scan": "ERR wrong number of arguments for 'scan' command",
@@ -125,6 +128,8 @@ PARSED = {
     "expire a 10": Expire(b"a", 10_000, 0, False),
     "pexpire a -1 xx gt": Expire(b"a", -1, 6, True),
     "expire a 0 lt XX": Expire(b"a", 0, 10, False),
+    "pexpire a -9223372036854775808": Expire(b"a", -(2**63), 0, True),
+    "expire a -9223372036854775": Expire(b"a", -9223372036854775000, 0, False),
     "ttl a": TimeToLive(b"a", False),
     "pttl a": TimeToLive(b"a", True),
     "dbsize": CountKeys(),

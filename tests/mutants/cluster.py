@@ -17,6 +17,7 @@ from raftkv.codec.peer import Fence
 from raftkv.kv import machine as machine_module
 from raftkv.kv.batch import Batch
 from raftkv.kv.clock import LogClock
+from raftkv.kv.counter_commands import IncrementBy
 from raftkv.kv.digest import Pair, Verdict, verdict
 from raftkv.kv.keyspace import Changes
 from raftkv.kv.machine import Applied, KvMachine
@@ -24,7 +25,6 @@ from raftkv.kv.replies import OK, Reply, fail
 from raftkv.kv.rows import EXPIRIES, STATE_ROW, VALUES, VALUES_END, decode_expiry_key, expiry_key, value_key
 from raftkv.kv.sessions import SessionChanges, Sessions
 from raftkv.kv.store import Ranges, Rows, Writes
-from raftkv.kv.string_commands import IncrementBy
 from raftkv.raft.leader import Leader
 from raftkv.raft.membership import View
 from raftkv.raft.messages import AppendResponse, Message
