@@ -87,9 +87,10 @@ class Spec(Struct, frozen=True, kw_only=True):
     """What is known of a command by its name; COMMAND shows it.
 
     `arity` counts the name: n means exactly n arguments, -n means at least n. `first_key`, `last_key` and `step` say which
-    arguments are keys (0 when none are; a negative `last_key` counts from the end). `flags`, `group` and `tips` are Redis's words.
-    `differs` says how it is not like Redis's command of that name, for the table of commands in the documents. `random` says that the
-    command needs a random number.
+    arguments are keys (0 when none are; a negative `last_key` counts from the end). `counted_keys`, if not 0, is the argument that says
+    how many keys follow it, besides those. `flags`, `group` and `tips` are Redis's words.
+    `random` says that the command needs a random number. `differs` says how it is not like Redis's command of that name, for the table
+    of commands in the documents.
     """
 
     name: str
@@ -102,9 +103,10 @@ class Spec(Struct, frozen=True, kw_only=True):
     first_key: int = 0
     last_key: int = 0
     step: int = 0
+    counted_keys: int = 0
     tips: tuple[str, ...] = ()
-    differs: str = ""
     random: bool = False
+    differs: str = ""
 
 
 NO_KEYS: Final = (0, 0, 0)
@@ -119,9 +121,10 @@ def machine_spec(
     flags: str,
     *,
     keys: tuple[int, int, int] = (1, 1, 1),
+    counted_keys: int = 0,
     tips: tuple[str, ...] = (),
-    differs: str = "",
     random: bool = False,
+    differs: str = "",
 ) -> Spec:
     """The `Spec` of a command of the state machine. `flags` are separated by spaces, and say its kind too; `keys` are first, last
     and step."""
@@ -137,7 +140,8 @@ def machine_spec(
         first_key=keys[0],
         last_key=keys[1],
         step=keys[2],
+        counted_keys=counted_keys,
         tips=tips,
-        differs=differs,
         random=random,
+        differs=differs,
     )

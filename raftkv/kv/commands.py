@@ -23,10 +23,13 @@ from raftkv.kv import (
     expiry_commands,
     key_commands,
     range_commands,
+    sorted_set_algebra,
+    sorted_set_commands,
+    sorted_set_ranges,
     space_commands,
     string_commands,
 )
-from raftkv.kv.arguments import printable
+from raftkv.kv.arguments import parse_integer, printable
 from raftkv.kv.command import MAX_KEY_BYTES, Command, ConnectionCommand, Kind, Read, Spec, Write
 from raftkv.kv.nesting import nested_deeper
 from raftkv.kv.replies import CommandError, fail
@@ -60,6 +63,9 @@ SPECS: Final[dict[str, Spec]] = {
             *range_commands.SPECS,
             *key_commands.SPECS,
             *expiry_commands.SPECS,
+            *sorted_set_commands.SPECS,
+            *sorted_set_ranges.SPECS,
+            *sorted_set_algebra.SPECS,
             *space_commands.SPECS,
             *connection_commands.SPECS,
         ),
@@ -74,6 +80,9 @@ _CLASSES: Final[tuple[type[Command], ...]] = (
     *range_commands.COMMANDS,
     *key_commands.COMMANDS,
     *expiry_commands.COMMANDS,
+    *sorted_set_commands.COMMANDS,
+    *sorted_set_ranges.COMMANDS,
+    *sorted_set_algebra.COMMANDS,
     *space_commands.COMMANDS,
 )
 
@@ -126,22 +135,27 @@ def parse_request(args: Sequence[bytes], draw: Callable[[], int] = lambda: 0) ->
     if len(args) != arity and (arity > 0 or len(args) < -arity):
         fail(f"wrong number of arguments for '{spec.name}' command")
     first = spec.first_key
-    if first:
-        if first == spec.last_key:
+    if first or spec.counted_keys:
+        if first == spec.last_key and not spec.counted_keys:
             if len(args[first]) > MAX_KEY_BYTES:
                 _refuse_key()
-        elif max(map(len, keys_of(spec, args))) > MAX_KEY_BYTES:
+        elif max(map(len, keys_of(spec, args)), default=0) > MAX_KEY_BYTES:
             _refuse_key()
     command = spec.parse(args)
     return command.with_random(draw()) if spec.random else command
 
 
 def keys_of(spec: Spec, args: Sequence[bytes]) -> Sequence[bytes]:
-    """The arguments of a request that are keys."""
-    if not spec.first_key:
-        return ()
-    last = spec.last_key if spec.last_key >= 0 else len(args) + spec.last_key
-    return args[spec.first_key : last + 1 : spec.step]
+    """The arguments of a request that are keys. None are when their number is wrong."""
+    found: Sequence[bytes] = ()
+    if spec.first_key:
+        last = spec.last_key if spec.last_key >= 0 else len(args) + spec.last_key
+        found = args[spec.first_key : last + 1 : spec.step]
+    if not spec.counted_keys:
+        return found
+    number = parse_integer(args[spec.counted_keys])
+    rest = args[spec.counted_keys + 1 :]
+    return [*found, *rest[:number]] if number is not None and 0 < number <= len(rest) else ()
 
 
 def encode_commands(commands: Sequence[Command]) -> bytes:

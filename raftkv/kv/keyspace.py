@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import Final, cast
+from typing import Final, NoReturn, cast
 
 from xxhash import xxh3_64_digest
 
@@ -48,10 +48,13 @@ from raftkv.kv.rows import (
 )
 from raftkv.kv.store import Rows, Writes
 
-_WRONG_TYPE = "Operation against a key holding the wrong kind of value"
+WRONG_TYPE: Final = "Operation against a key holding the wrong kind of value"
 
 ELEMENTS_PER_TURN: Final = 2_000
 """So many elements a read may visit on the event loop."""
+
+ELEMENTS_PER_ENTRY: Final = 50_000
+"""So many elements may the commands of one entry visit."""
 
 FEW_ELEMENTS: Final = 64
 """Up to so many elements are deleted one by one, rather than as a range, which each later read has to skip for a while."""
@@ -104,7 +107,7 @@ class Values:
         if value is None:
             return None
         if value.type != kind:
-            fail(_WRONG_TYPE, "WRONGTYPE")
+            fail(WRONG_TYPE, "WRONGTYPE")
         return decode_collection(key, value)
 
     def revision(self, key: bytes) -> int:
@@ -139,7 +142,7 @@ class Values:
         if 0 < expiry_ms < self.clock_ms:
             return None
         if kind != STRING:
-            fail(_WRONG_TYPE, "WRONGTYPE")
+            fail(WRONG_TYPE, "WRONGTYPE")
         return row[HEADER_BYTES:]
 
 
@@ -162,13 +165,24 @@ class Keyspace(Values):
         found = super().elements(start, end, backwards=backwards)
         return found if self._visits is None else self._counted(found)
 
+    def visit(self) -> None:
+        """Another element is visited: what goes through elements by their names says so here.
+
+        Raises:
+            TakesLong: these are too many.
+        """
+        if self._visits is not None:
+            if not self._visits:
+                self._refuse()
+            self._visits -= 1
+
     def _counted(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
         for row in found:
-            if self._visits is not None:
-                if not self._visits:
-                    raise TakesLong
-                self._visits -= 1
+            self.visit()
             yield row
+
+    def _refuse(self) -> NoReturn:
+        raise TakesLong
 
     def count(self) -> int:
         """How many keys there are. Visits every row, without its value."""
@@ -198,12 +212,15 @@ class Changes(Keyspace):
     """
 
     def __init__(self, rows: Rows, index: int, clock_ms: int, version: int, collections: int = 0) -> None:
-        super().__init__(rows, clock_ms)
+        super().__init__(rows, clock_ms, visits=ELEMENTS_PER_ENTRY)
         self.index = index
         self.version = version
         self.rows: Writes = {}
         self.cleared = False
         self.first_due_ms: int | None = None
+        self.pushed: dict[bytes, None] = {}
+        """Keys of collections that have gained elements, or were moved to, in order: what blocked clients may wait for. It is not undone,
+        so that the element may be gone, or never have been there."""
         self._collections = collections
         self._made = 0
         """Collections that this batch has made."""
@@ -364,7 +381,7 @@ class Changes(Keyspace):
         """Delete the rows of all elements of `collection`, at the same cost for many and for a million."""
         start, end = collection.prefix, collection.end
         if collection.count <= FEW_ELEMENTS:
-            for name, _ in list(self.elements(start, end)):
+            for name, _ in list(self._elements(start, end, False)):
                 self.put_row(name, None)
             return
         for name in self._names.get(start, ()):
@@ -375,7 +392,17 @@ class Changes(Keyspace):
         self._undo.append(lambda: dropped.remove((start, end)))
 
     def elements(self, start: bytes, end: bytes, *, backwards: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        """As changed so far, and also by what is done to rows while they are gone through."""
+        """As changed so far, and also by what is done to rows while they are gone through.
+
+        Raises:
+            CommandError: while it goes through them: the commands of this entry have visited too many.
+        """
+        return self._counted(self._elements(start, end, backwards))
+
+    def _refuse(self) -> NoReturn:
+        fail(f"commands that are applied together visited more than {ELEMENTS_PER_ENTRY} elements; try again, or with fewer")
+
+    def _elements(self, start: bytes, end: bytes, backwards: bool) -> Iterator[tuple[bytes, bytes]]:
         stored = iter(()) if self.cleared else self._rows.scan(start, end, backwards=backwards)
         names = self._names.get(start[:PREFIX_BYTES])
         if names is None:
@@ -474,5 +501,5 @@ def string_of(value: Value) -> bytes:
         CommandError: WRONGTYPE.
     """
     if value.type != STRING:
-        fail(_WRONG_TYPE, "WRONGTYPE")
+        fail(WRONG_TYPE, "WRONGTYPE")
     return value.data

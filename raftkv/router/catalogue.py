@@ -110,11 +110,11 @@ def _keys(request: Sequence[bytes]) -> Reply:
     spec = find_spec(request[0])
     if spec is None:
         fail("Invalid command specified")
-    if not spec.first_key:
+    if not spec.first_key and not spec.counted_keys:
         fail("The command has no key arguments")
     if not _fits(spec.arity, len(request)):
         fail("Invalid number of arguments specified for command")
-    return list(keys_of(spec, request))
+    return list(keys_of(spec, request)) or fail("Invalid arguments specified for command")
 
 
 def _list(args: Sequence[bytes]) -> Reply:

@@ -33,13 +33,21 @@ class RedisServer:
         self._reader = hiredis.Reader(replyError=RuntimeError)
 
     def ask(self, args: Sequence[bytes]) -> Reply:
-        """The reply to one request."""
+        """The reply to one request, of those that RESP2 has."""
+        reply, raw = self._ask(args)
+        return plain(reply, raw)
+
+    def wire(self, args: Sequence[bytes]) -> bytes:
+        """The reply to one request, as it came."""
+        return self._ask(args)[1]
+
+    def _ask(self, args: Sequence[bytes]) -> tuple[object, bytes]:
         self._socket.sendall(b"*%d\r\n" % len(args) + b"".join(b"$%d\r\n%s\r\n" % (len(arg), arg) for arg in args))
         raw = b""
         while True:
             reply = self._reader.gets()
             if reply is not False:
-                return plain(reply, raw)
+                return reply, raw
             data = self._socket.recv(1 << 16)
             raw += data
             self._reader.feed(data)
