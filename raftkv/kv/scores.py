@@ -22,6 +22,7 @@ NOT_A_NUMBER: Final = "resulting score is not a number (NaN)"
 SCORE_BYTES: Final = 8
 
 _INFINITY: Final = float("inf")
+_EXACT: Final = float(2**62)
 _SIGN: Final = 1 << 63
 _MASK: Final = (1 << 64) - 1
 
@@ -119,6 +120,11 @@ def decode(data: bytes) -> float:
     """The score that `encode` made `data` of."""
     number: float = _double.unpack(data)[0]
     return number
+
+
+def spell_exactly(number: float) -> bytes:
+    """`number` as ZSCAN shows it: as `spell`, but with all digits of a large integer."""
+    return b"%d" % number if abs(number) <= _EXACT and number == int(number) else spell(number)
 
 
 def spell(number: float) -> bytes:

@@ -95,7 +95,8 @@ class Edge(Struct, frozen=True, array_like=True, gc=False):
 
 class ByMember(Struct, frozen=True, array_like=True, tag=3, gc=False):
     """The members from `low` to `high` in the order of their bytes, where all scores are the same. Where they are not, what is found is
-    as in Redis: the run, in the order of the set, that begins with the first member that is not below the range."""
+    as in Redis: the run, in the order of the set, that begins with the first member that is not below the range, and so many behind it
+    as are left out."""
 
     low: Edge
     high: Edge
@@ -215,8 +216,10 @@ def part(keys: Keyspace, found: Collection, span: Span, backwards: bool, offset:
         return iter(_ranks(keys, found, *span.within(found.count), backwards))
     if offset < 0 or not limit:
         return iter(())
-    elements = _scores(keys, found, span, backwards) if isinstance(span, ByScore) else _members(keys, found, span, backwards)
-    return islice(elements, offset, None if limit < 0 else offset + limit)
+    count = found.count
+    if isinstance(span, ByMember):
+        return islice(_members(keys, found, span, backwards, offset), count if limit < 0 else min(limit, count))
+    return islice(_scores(keys, found, span, backwards), min(offset, count), count if limit < 0 else min(offset + limit, count))
 
 
 def is_whole(keys: Keyspace, found: Collection, span: Span) -> bool:
@@ -292,7 +295,7 @@ def _scores(keys: Keyspace, found: Collection, span: ByScore, backwards: bool) -
             yield _element(name)
 
 
-def _members(keys: Keyspace, found: Collection, span: ByMember, backwards: bool) -> Iterator[Element]:
+def _members(keys: Keyspace, found: Collection, span: ByMember, backwards: bool, offset: int) -> Iterator[Element]:
     if span.is_empty():
         return
     (first, lowest), (last, highest) = _end(keys, found, False), _end(keys, found, True)
@@ -308,13 +311,18 @@ def _members(keys: Keyspace, found: Collection, span: ByMember, backwards: bool)
     begun = False
     for name, _ in keys.elements(start, end, backwards=backwards):
         member, score = _element(name)
-        within_low, within_high = low.is_below(member), high.is_above(member)
-        if not begun and not (within_high if backwards else within_low):
+        near, far = low.is_below(member), high.is_above(member)
+        if backwards:
+            near, far = far, near
+        if not begun and not near:
             continue
-        begun = True
-        if not (within_low if backwards else within_high):
+        if not far and (not begun or not offset):
             return
-        yield member, score
+        begun = True
+        if offset:
+            offset -= 1
+        else:
+            yield member, score
 
 
 def _end(keys: Keyspace, found: Collection, backwards: bool) -> Element:

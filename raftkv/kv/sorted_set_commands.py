@@ -26,7 +26,7 @@ from raftkv.kv.hashed_elements import (
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.replies import NO_ARRAY, Pairs, Reply, fail
 from raftkv.kv.rows import SORTED_SET
-from raftkv.kv.scores import NOT_A_NUMBER, decode, score, spell
+from raftkv.kv.scores import NOT_A_NUMBER, decode, score, spell_exactly
 from raftkv.kv.sorted_set import (
     MEMBERS,
     ByRank,
@@ -281,7 +281,7 @@ class ScanMembers(Read, frozen=True, array_like=True, gc=False, tag=141):
             fail(self.problem)
         options = ScanOptions(self.count, self.pattern)
         place, elements = scan_elements(keys, found.prefix + MEMBERS, found.count, self.cursor, options)
-        return [b"%d" % place, [part for member, row in elements for part in (member, spell(decode(row)))]]
+        return [b"%d" % place, [part for member, row in elements for part in (member, spell_exactly(decode(row)))]]
 
 
 # Requests.

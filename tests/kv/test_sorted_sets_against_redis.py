@@ -299,4 +299,6 @@ def test_the_table_says_what_redis_says(server: RedisServer, name: str) -> None:
     got = parsed(encode_reply(describe_commands([b"info", name.encode()]), 2))
     assert isinstance(expected, list)
     assert isinstance(got, list)
+    for reply in (expected, got):
+        reply[0][6].sort()
     assert got[0][:8] == expected[0][:8]
