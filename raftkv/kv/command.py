@@ -22,6 +22,9 @@ from raftkv.kv.replies import Reply
 MAX_KEY_BYTES = 64 << 10
 """The longest key. A key is part of two rows and of every scan, so it is bounded well below the size of a value."""
 
+MAX_REPLY_BYTES: Final = 16 << 20
+"""How large the reply to a command may be that names or finds many keys, which is the most that one node answers another by default."""
+
 
 class Kind(enum.Enum):
     """Who executes a command."""

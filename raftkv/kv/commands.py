@@ -18,11 +18,15 @@ import msgspec
 
 from raftkv.errors import ProtocolError
 from raftkv.kv import (
+    bit_commands,
     connection_commands,
     counter_commands,
     expiry_commands,
+    hash_commands,
     key_commands,
     range_commands,
+    set_algebra,
+    set_commands,
     sorted_set_algebra,
     sorted_set_commands,
     sorted_set_ranges,
@@ -61,11 +65,15 @@ SPECS: Final[dict[str, Spec]] = {
             *string_commands.SPECS,
             *counter_commands.SPECS,
             *range_commands.SPECS,
+            *bit_commands.SPECS,
             *key_commands.SPECS,
             *expiry_commands.SPECS,
             *sorted_set_commands.SPECS,
             *sorted_set_ranges.SPECS,
             *sorted_set_algebra.SPECS,
+            *hash_commands.SPECS,
+            *set_commands.SPECS,
+            *set_algebra.SPECS,
             *space_commands.SPECS,
             *connection_commands.SPECS,
         ),
@@ -78,11 +86,15 @@ _CLASSES: Final[tuple[type[Command], ...]] = (
     *string_commands.COMMANDS,
     *counter_commands.COMMANDS,
     *range_commands.COMMANDS,
+    *bit_commands.COMMANDS,
     *key_commands.COMMANDS,
     *expiry_commands.COMMANDS,
     *sorted_set_commands.COMMANDS,
     *sorted_set_ranges.COMMANDS,
     *sorted_set_algebra.COMMANDS,
+    *hash_commands.COMMANDS,
+    *set_commands.COMMANDS,
+    *set_algebra.COMMANDS,
     *space_commands.COMMANDS,
 )
 
@@ -93,8 +105,8 @@ _BY_SPELLING: Final[dict[bytes, Spec]] = {
 _Command = TypeVar("_Command", bound=Command)
 
 MAX_NESTING: Final = 16
-"""How many levels of arrays encoded writes may have in the log. Those of today have three (the list, a command, its keys); a newer
-program may have more in fields that this one skips. Any stack allows many times as many."""
+"""How many levels of arrays encoded writes may have in the log. Those of today have up to four (the list, a command, its pairs, a pair); a
+newer program may have more in fields that this one skips. Any stack allows many times as many."""
 
 _SHOWN_BYTES: Final = 128
 """How much of an unknown command, and of its arguments together, its error shows."""

@@ -59,6 +59,9 @@ ELEMENTS_PER_ENTRY: Final = 50_000
 FEW_ELEMENTS: Final = 64
 """Up to so many elements are deleted one by one, rather than as a range, which each later read has to skip for a while."""
 
+_FEW_NAMES: Final = 16
+"""Up to so many names are put among sorted ones one by one."""
+
 LONG_BYTES: Final = 16 << 10
 """A value of more bytes is long."""
 
@@ -228,6 +231,8 @@ class Changes(Keyspace):
         """Ranges of elements that go away."""
         self._names: dict[bytes, list[bytes]] = {}
         """The rows of elements that this batch has touched, in order, by the prefix of their collection."""
+        self._unsorted: dict[bytes, list[bytes]] = {}
+        """Those of them that have yet to be put among the others."""
         self._undo: list[tuple[bytes, bytes | None] | Callable[[], None]] = []
         self._mark = 0
         self._long: dict[bytes, int] = {}
@@ -370,12 +375,23 @@ class Changes(Keyspace):
     def put_element(self, collection: Collection, name: bytes, value: bytes | None) -> None:
         """Change the row `name` of an element of `collection`; None deletes it."""
         if name not in self.rows:
-            names = self._names.setdefault(collection.prefix, [])
-            if not names or names[-1] < name:
-                names.append(name)
-            elif (at := bisect_left(names, name)) == len(names) or names[at] != name:
-                names.insert(at, name)
+            self._unsorted.setdefault(collection.prefix, []).append(name)
         self.put_row(name, value)
+
+    def _touched(self, prefix: bytes) -> list[bytes]:
+        """The rows of elements of a collection that this batch has touched, in order."""
+        names = self._names.get(prefix, [])
+        new = self._unsorted.pop(prefix, None)
+        if new is None:
+            return names
+        if len(new) < _FEW_NAMES:
+            for name in new:
+                if (at := bisect_left(names, name)) == len(names) or names[at] != name:
+                    names.insert(at, name)
+        else:
+            names = sorted({*names, *new})
+        self._names[prefix] = names
+        return names
 
     def drop_elements(self, collection: Collection) -> None:
         """Delete the rows of all elements of `collection`, at the same cost for many and for a million."""
@@ -384,7 +400,7 @@ class Changes(Keyspace):
             for name, _ in list(self._elements(start, end, False)):
                 self.put_row(name, None)
             return
-        for name in self._names.get(start, ()):
+        for name in self._touched(start):
             if name in self.rows:
                 self.put_row(name, None)  # ranges go away before rows are written
         dropped = self._dropped
@@ -404,8 +420,8 @@ class Changes(Keyspace):
 
     def _elements(self, start: bytes, end: bytes, backwards: bool) -> Iterator[tuple[bytes, bytes]]:
         stored = iter(()) if self.cleared else self._rows.scan(start, end, backwards=backwards)
-        names = self._names.get(start[:PREFIX_BYTES])
-        if names is None:
+        names = self._touched(start[:PREFIX_BYTES])
+        if not names:
             return stored
         touched = names[bisect_left(names, start) : bisect_left(names, end)]
         if backwards:

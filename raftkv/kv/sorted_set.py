@@ -150,6 +150,18 @@ def sorted_set(keys: Keyspace, key: bytes) -> Collection | None:
     return keys.collection(key, SORTED_SET)
 
 
+def by_hash(found: Collection) -> Collection:
+    """The first rows of the members of a sorted set, which are as those of a set: by the hashes of their names."""
+    rows = Collection(found.key, found.kind, found.number, found.count, 0, found.expiry_ms)
+    rows.prefix += MEMBERS
+    return rows
+
+
+def member_at(row: bytes) -> bytes:
+    """The member whose score, or whose place in the order, is at `row`."""
+    return row[_MEMBER_AT:]
+
+
 def score_of(keys: Keyspace, found: Collection, member: bytes) -> float | None:
     """The score of `member`, or None."""
     row = keys.row(_member_row(found, member))

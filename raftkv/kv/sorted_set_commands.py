@@ -13,24 +13,19 @@ from msgspec import Meta
 
 from raftkv.kv.arguments import INT64_MAX, INT64_MIN, SYNTAX_ERROR, cursor, integer, parse_integer
 from raftkv.kv.collection import Collection
-from raftkv.kv.command import MAX_KEY_BYTES, Command, Read, Write, machine_spec
-from raftkv.kv.hashed_elements import (
-    MAX_CHOSEN,
-    ScanOptions,
-    choose_any,
-    choose_different,
-    choose_one,
-    scan_elements,
-    scan_options,
-)
+from raftkv.kv.command import Command, Read, Write, machine_spec
+from raftkv.kv.draws import Draws, draw_one, draw_signed
 from raftkv.kv.keyspace import Changes, Keyspace
+from raftkv.kv.named import check_names
 from raftkv.kv.replies import NO_ARRAY, Pairs, Reply, fail
 from raftkv.kv.rows import SORTED_SET
+from raftkv.kv.scan import scan_elements
 from raftkv.kv.scores import NOT_A_NUMBER, decode, score, spell_exactly
 from raftkv.kv.sorted_set import (
-    MEMBERS,
     ByRank,
     Element,
+    by_hash,
+    member_at,
     part,
     put,
     rank_of,
@@ -40,9 +35,6 @@ from raftkv.kv.sorted_set import (
     score_of,
     sorted_set,
 )
-
-MAX_MEMBER_BYTES: Final = MAX_KEY_BYTES
-"""The longest member: it is part of two rows, as a key is."""
 
 _NEW: Final = 1
 _KNOWN: Final = 2
@@ -234,7 +226,7 @@ class ChooseMember(Read, frozen=True, array_like=True, gc=False, tag=139):
 
     def read(self, keys: Keyspace) -> Reply:
         found = sorted_set(keys, self.key)
-        return None if found is None else choose_one(keys, found.prefix + MEMBERS, found.count, self.number)[0]
+        return None if found is None else member_at(draw_one(keys, by_hash(found), Draws(self.number))[0])
 
 
 class ChooseMembers(Read, frozen=True, array_like=True, gc=False, tag=140):
@@ -250,52 +242,30 @@ class ChooseMembers(Read, frozen=True, array_like=True, gc=False, tag=140):
 
     def read(self, keys: Keyspace) -> Reply:
         found = sorted_set(keys, self.key)
-        if found is None or not self.count:
+        if found is None:
             return []
-        if min(abs(self.count), found.count if self.count > 0 else -self.count) > MAX_CHOSEN:
-            fail(f"more than {MAX_CHOSEN} members cannot be chosen at once; use ZSCAN for all of them")
-        prefix = found.prefix + MEMBERS
-        if self.count > 0:
-            chosen = choose_different(keys, prefix, found.count, self.count, self.number)
-        else:
-            chosen = [*choose_any(keys, prefix, found.count, -self.count, self.number)]
+        drawn = draw_signed(keys, by_hash(found), self.count, Draws(self.number))
         if self.with_scores:
-            return Pairs([(member, decode(row)) for member, row in chosen])
-        return [member for member, _ in chosen]
+            return Pairs([(member_at(row), decode(value)) for row, value in drawn])
+        return [member_at(row) for row, _ in drawn]
 
 
 class ScanMembers(Read, frozen=True, array_like=True, gc=False, tag=141):
-    """ZSCAN. `problem` is what is wrong with the options, which Redis looks at only when there is something to scan."""
+    """ZSCAN."""
 
     key: bytes
     cursor: int
-    count: int
-    pattern: bytes | None = None
-    problem: str = ""
+    options: tuple[bytes, ...] = ()
 
     def read(self, keys: Keyspace) -> Reply:
         found = sorted_set(keys, self.key)
         if found is None:
             return [b"0", []]
-        if self.problem:
-            fail(self.problem)
-        options = ScanOptions(self.count, self.pattern)
-        place, elements = scan_elements(keys, found.prefix + MEMBERS, found.count, self.cursor, options)
-        return [b"%d" % place, [part for member, row in elements for part in (member, spell_exactly(decode(row)))]]
+        place, elements = scan_elements(keys, by_hash(found), self.cursor, self.options)
+        return [place, [part for member, row in elements for part in (member, spell_exactly(decode(row)))]]
 
 
 # Requests.
-
-
-def member_name(data: bytes) -> bytes:
-    """`data`, a member that may be added.
-
-    Raises:
-        CommandError: it is too long.
-    """
-    if len(data) > MAX_MEMBER_BYTES:
-        fail(f"member is longer than {MAX_MEMBER_BYTES} bytes")
-    return data
 
 
 def _parse_zadd(args: Sequence[bytes]) -> Command:
@@ -321,7 +291,8 @@ def _parse_add(args: Sequence[bytes], options: int) -> Command:
     if options & _INCREMENT and len(rest) > 2:
         fail("INCR option supports a single increment-element pair")
     numbers = [score(data) for data in rest[::2]]
-    members = [member_name(data) for data in rest[1::2]]
+    members = rest[1::2]
+    check_names("member", members)
     if options & _INCREMENT:
         return AddToScore(args[1], members[0], numbers[0], options & ~_INCREMENT)
     return AddMembers(args[1], tuple(zip(members, numbers, strict=True)), options)
@@ -379,9 +350,7 @@ def _parse_zrandmember(args: Sequence[bytes]) -> Command:
 
 
 def _parse_zscan(args: Sequence[bytes]) -> Command:
-    place = cursor(args[2])
-    options = scan_options(args[3:])
-    return ScanMembers(args[1], place, options.count, options.pattern, options.problem)
+    return ScanMembers(args[1], cursor(args[2]), tuple(args[3:]))
 
 
 GROUP: Final = "sorted-set"
@@ -421,7 +390,7 @@ SPECS: Final = (
     ),
     machine_spec(
         "zrandmember", -2, _parse_zrandmember, "Return random members of a sorted set", GROUP, "readonly",
-        tips=("nondeterministic_output",), random=True, differs=f"at most {MAX_CHOSEN:,} members; in large sets not all are equally likely",
+        tips=("nondeterministic_output",), random=True, differs="in large sets not all are equally likely",
     ),
     machine_spec(
         "zscan", -3, _parse_zscan, "Iterate over the members of a sorted set, with their scores", GROUP, "readonly",

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from raftkv.kv.arguments import INT64_MAX, SYNTAX_ERROR, expiry, integer, invalid_expiry
-from raftkv.kv.command import Command, Read, Write, machine_spec
+from raftkv.kv.command import MAX_REPLY_BYTES, Command, Read, Write, machine_spec
 from raftkv.kv.comparison import COMPARISONS, digest_of, holds, operand
 from raftkv.kv.key_commands import Delete
 from raftkv.kv.keyspace import Changes, Keyspace, string_of
@@ -132,8 +132,15 @@ class GetMany(Read, frozen=True, array_like=True, gc=False, tag=24):
     keys: tuple[bytes, ...]
 
     def read(self, keys: Keyspace) -> Reply:
-        found = (keys.value(key) for key in self.keys)
-        return [value.data if value is not None and value.type == STRING else None for value in found]
+        found: list[Reply] = []
+        size = 0
+        for key in self.keys:
+            value = keys.value(key)
+            found.append(value.data if value is not None and value.type == STRING else None)
+            size += 8 if value is None else len(value.data) + 8
+            if size > MAX_REPLY_BYTES and len(self.keys) > 1:
+                fail(f"MGET found more than {MAX_REPLY_BYTES} bytes of values; ask for fewer keys")
+        return found
 
 
 class GetAndDelete(Write, frozen=True, array_like=True, gc=False, tag=25):

@@ -15,7 +15,10 @@ from raftkv.kv.replies import Reply, Simple, fail
 _ARITY = {b"count": 1, b"docs": -1, b"getkeys": -3, b"help": 1, b"info": -1, b"list": -1}
 """How many arguments each subcommand takes, its own name included, as in the table: -n is at least n."""
 
-_CATEGORIES = {"string": "@string", "generic": "@keyspace", "connection": "@connection", "sorted-set": "@sortedset"}
+_CATEGORIES = {
+    "string": "@string", "bitmap": "@bitmap", "hash": "@hash", "set": "@set", "sorted-set": "@sortedset",
+    "generic": "@keyspace", "connection": "@connection",
+}  # fmt: skip
 
 _HELP = (
     "COMMAND <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
