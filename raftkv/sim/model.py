@@ -21,13 +21,20 @@ from raftkv.kv.expiry_commands import Expire
 from raftkv.kv.key_commands import Delete
 from raftkv.kv.replies import OK, Reply
 from raftkv.kv.sessions import LIMITS
+from raftkv.kv.sorted_set_commands import AddMembers, AddToScore, RemoveMembers
 from raftkv.kv.string_commands import Set, SetWith
 from raftkv.sim.trace import Violation
 
 TAG = b"tag:"
 """What the second key of a DEL begins with."""
 
-Version = tuple[int, bytes | None]
+SortedSet = tuple[tuple[bytes, float], ...]
+"""Members and scores, in order."""
+
+Value = bytes | SortedSet | None
+"""A string, a sorted set, or nothing."""
+
+Version = tuple[int, Value]
 """An index, and the value of a key from then on."""
 
 
@@ -52,6 +59,8 @@ class Model:
         """Tag to the index where it took effect, and the reply."""
         self.counted: dict[tuple[bytes, int], int] = {}
         """Counter and number to the index where it reached that number."""
+        self.summed: dict[tuple[bytes, bytes, float], list[int]] = {}
+        """Sorted set, member and score to the indices where an increment came to that score."""
         self.refused: set[bytes] = set()
         """Tags of commands whose clients were told that they did not happen."""
         self.versions: dict[bytes, list[Version]] = {}
@@ -62,12 +71,12 @@ class Model:
 
     # Questions.
 
-    def value(self, key: bytes) -> bytes | None:
+    def value(self, key: bytes) -> Value:
         """The value of `key` now."""
         versions = self.versions.get(key)
         return versions[-1][1] if versions else None
 
-    def first_index_with(self, key: bytes, value: bytes | None, low: int, high: int) -> int | None:
+    def first_index_with(self, key: bytes, value: Value, low: int, high: int) -> int | None:
         """The first index from `low` to `high` after which `key` had `value`; None when there is none."""
         versions = self.versions.get(key, [])
         at = bisect_right(versions, low, key=lambda version: version[0]) - 1
@@ -141,11 +150,28 @@ class Model:
                 self._took_effect(value, OK)
             case IncrementBy(key=key, amount=amount):
                 before = self.value(key) or b"0"
-                if not before.isdigit():
+                if not isinstance(before, bytes) or not before.isdigit():
                     return False
                 number = int(before) + amount
                 self._put(key, b"%d" % number, self._due.get(key, 0))
                 self.counted[key, number] = self.index
+            case AddMembers(key=key, elements=elements, options=0):
+                scores = self._scores(key)
+                count = len(scores)
+                scores.update(elements)
+                self._put_scores(key, scores)
+                self._took_effect(elements[-1][0], len(scores) - count)
+            case AddToScore(key=key, member=member, amount=amount, options=0):
+                scores = self._scores(key)
+                score = scores.get(member, 0) + amount
+                self._put_scores(key, {**scores, member: score})
+                self.summed.setdefault((key, member, score), []).append(self.index)
+            case RemoveMembers(key=key, members=members):
+                scores = self._scores(key)
+                gone = sum(scores.pop(member, None) is not None for member in members)
+                if gone:
+                    self._put_scores(key, scores)
+                self._took_effect(members[-1], gone)
             case Delete(keys=keys):
                 gone = 0
                 for key in keys:
@@ -161,6 +187,13 @@ class Model:
                 raise Violation("log content", f"entry {self.index} holds {write}, which no client asked for")
         return True
 
+    def _scores(self, key: bytes) -> dict[bytes, float]:
+        value = self.value(key)
+        return dict(value) if isinstance(value, tuple) else {}
+
+    def _put_scores(self, key: bytes, scores: dict[bytes, float]) -> None:
+        self._put(key, tuple(sorted(scores.items(), key=lambda item: (item[1], item[0]))) or None, self._due.get(key, 0))
+
     def _took_effect(self, tag: bytes, reply: Reply) -> None:
         if tag in self.effects:
             raise Violation("exactly once", f"{tag!r} took effect at {self.effects[tag][0]} and again at {self.index}")
@@ -168,7 +201,7 @@ class Model:
             raise Violation("definite refusal", f"{tag!r} took effect at {self.index}; its client was told that it did not happen")
         self.effects[tag] = (self.index, reply)
 
-    def _put(self, key: bytes, value: bytes | None, due_ms: int = 0) -> None:
+    def _put(self, key: bytes, value: Value, due_ms: int = 0) -> None:
         versions = self.versions.setdefault(key, [])
         if versions and versions[-1][0] == self.index:
             versions[-1] = (self.index, value)

@@ -22,9 +22,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from raftkv.kv.replies import Failure, Reply, Simple
+from raftkv.kv.replies import Failure, Pairs, Reply, Simple
 from raftkv.sim.clock import Schedule
-from raftkv.sim.model import TAG
+from raftkv.sim.model import TAG, Value
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Trace, Violation
 from raftkv.sim.watch import Watch
@@ -54,6 +54,8 @@ class Load(Struct, frozen=True, kw_only=True):
     ttl_ms: tuple[int, int] = (20, 1_500)
     failing: float = 0.0
     """The share of further commands that fail when they are applied, most of the time: they count with a key that holds a text."""
+    sorted_sets: float = 0.0
+    """The share of further commands that are about sorted sets."""
 
 
 class Request:
@@ -85,6 +87,14 @@ class Client:
         """Keys that are to be set again."""
         self.acts = 0
         self.stopped = False
+
+
+def value_told(reply: Reply) -> Value:
+    """The value of a key, as a reply tells it; one that no key has if it is none. An empty collection is nothing."""
+    if isinstance(reply, Pairs):
+        told = [(member, score) for member, score in reply.pairs if isinstance(member, bytes) and isinstance(score, float)]
+        return tuple(told) or None
+    return reply if isinstance(reply, bytes) or reply is None else b""
 
 
 class Nodes(Protocol):
@@ -199,6 +209,8 @@ class Workload:
             return Request("set", [b"SET", key, tag], key, tag, self.floor)
         if load.failing and rng.random() < load.failing:
             return Request("bad", [b"INCR", key], key, b"", self.floor)
+        if load.sorted_sets and rng.random() < load.sorted_sets:
+            return self._about_a_sorted_set(rng, tag)
         if choice < 0.34:
             return Request("get", [b"GET", key], key, b"", self.floor)
         if choice < 0.42:
@@ -222,6 +234,22 @@ class Workload:
         if choice < 0.86:
             return Request("setpx", [b"SET", key, value, b"PX", b"%d" % rng.randint(*load.ttl_ms)], key, value, self.floor)
         return Request("set", [b"SET", key, value], key, value, self.floor)
+
+    def _about_a_sorted_set(self, rng: random.Random, tag: bytes) -> Request:
+        key = b"sorted set:%d" % rng.randrange(self.load.keys)
+        member, score, other = b"m%d" % rng.randrange(3), b"%d" % rng.randint(-2, 2), b"%.1f" % rng.uniform(-2, 2)
+        kind, arguments = rng.choices(
+            [
+                ("zadd", [b"ZADD", key, score, member, other, tag]),
+                ("zincrby", [b"ZINCRBY", key, score, member]),
+                ("zrem", [b"ZREM", key, member, tag]),
+                ("get", [b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"]),
+                ("del", [b"DEL", key, tag]),
+                ("expire", [b"PEXPIRE", key, b"%d" % rng.randint(*self.load.ttl_ms)]),
+            ],
+            [30, 20, 15, 25, 7, 3],
+        )[0]
+        return Request(kind, arguments, key, tag if tag in arguments else b"", self.floor)
 
     # Replies.
 
@@ -262,6 +290,8 @@ class Workload:
                 del self._model.counted[request.key, reply]  # type: ignore[arg-type]  # it was found by this
                 self._counted[request.key][0] += 1
                 self._written(client, request, index, about)
+            case "zincrby":
+                self._summed(client, request, reply, about)
             case "expire":
                 if reply not in (0, 1):
                     raise Violation("order of replies", about)
@@ -283,7 +313,7 @@ class Workload:
     def _read(self, client: Client, request: Request, reply: Reply, about: str) -> None:
         low = client.seen if client.readonly else max(client.seen, request.floor)
         high = self._model.index
-        value = reply if isinstance(reply, bytes) or reply is None else b""
+        value = value_told(reply)
         index = self._model.first_index_with(request.key, value, low, high)
         if index is None:
             raise Violation(
@@ -294,6 +324,16 @@ class Workload:
         client.seen = index
         if not client.readonly:
             self.floor = max(self.floor, index)
+
+    def _summed(self, client: Client, request: Request, reply: Reply, about: str) -> None:
+        """Each increment comes to its score once. Which of several that came to the same one it was is not known."""
+        score = reply if isinstance(reply, float) else float("nan")
+        indices = self._model.summed.get((request.key, request.arguments[-1], score), [])
+        index = next((index for index in indices if index > max(request.floor, client.seen - 1)), None)
+        if index is None:
+            raise Violation("acknowledged writes", f"{about}; the log never came to that after {request.floor}")
+        indices.remove(index)
+        self._written(client, request, index, about)
 
     def _written(self, client: Client, request: Request, index: int, about: str) -> None:
         if index <= request.floor:
@@ -327,7 +367,8 @@ class Workload:
     def check(self) -> None:
         """Compare the counters with what the clients were told."""
         for counter, (acknowledged, possible) in sorted(self._counted.items()):
-            value = int(self._model.value(counter) or 0)
+            told = self._model.value(counter)
+            value = int(told) if isinstance(told, bytes) else 0
             if not acknowledged <= value <= possible:
                 raise Violation("counters", f"{counter!r} is {value}; {acknowledged} were acknowledged and {possible} may have happened")
 

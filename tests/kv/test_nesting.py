@@ -88,6 +88,10 @@ REQUESTS = (
     "incrbyfloat k 1.5", "mset k v m v", "msetnx k v m v", "persist k", "pexpireat k 5", "psetex k 5 v", "rename k m",
     "renamenx k m", "setex k 5 v", "setnx k v", "setrange k 5 v", "swapdb 0 0", "unlink k m", "setbit k 1 1", "bitop and k m n",
     "hset k f v g w", "hmset k f v", "hsetnx k f v", "hdel k f g", "hincrby k f 1", "hincrbyfloat k f 1",
+    "zadd k nx 1 a 2 b", "zadd k incr 1 a", "zincrby k 1 a", "zrem k a b", "zpopmin k", "zpopmax k 2", "zmpop 2 k m min count 5",
+    "zrangestore k m (1 5 byscore limit 1 2", "zrangestore k m [a + bylex", "zrangestore k m 0 5 rev", "zremrangebyrank k 0 5",
+    "zremrangebyscore k -inf (5", "zremrangebylex k - (b", "zunionstore k 2 m n weights 1 2", "zinterstore k 2 m n aggregate min",
+    "zdiffstore k 2 m n",
     "sadd k a b", "srem k a b", "spop k 3", "smove k m a", "sinterstore k m n", "sunionstore k m n", "sdiffstore k m n",
 )  # fmt: skip
 
