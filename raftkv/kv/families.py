@@ -27,6 +27,9 @@ from raftkv.kv import (
     range_commands,
     set_algebra,
     set_commands,
+    sorted_set_algebra,
+    sorted_set_commands,
+    sorted_set_ranges,
     space_commands,
     string_commands,
 )
@@ -46,6 +49,9 @@ SPECS: Final[tuple[Spec, ...]] = (
     *blocking_commands.SPECS,
     *set_commands.SPECS,
     *set_algebra.SPECS,
+    *sorted_set_commands.SPECS,
+    *sorted_set_ranges.SPECS,
+    *sorted_set_algebra.SPECS,
     *space_commands.SPECS,
     *lock_commands.SPECS,
 )
@@ -64,6 +70,9 @@ COMMANDS: Final[tuple[type[Command], ...]] = (
     *blocking_commands.COMMANDS,
     *set_commands.COMMANDS,
     *set_algebra.COMMANDS,
+    *sorted_set_commands.COMMANDS,
+    *sorted_set_ranges.COMMANDS,
+    *sorted_set_algebra.COMMANDS,
     *space_commands.COMMANDS,
     *lock_commands.COMMANDS,
 )

@@ -51,16 +51,20 @@ from raftkv.kv.rows import (
 )
 from raftkv.kv.store import Rows, Writes
 
-_WRONG_TYPE = "Operation against a key holding the wrong kind of value"
+WRONG_TYPE: Final = "Operation against a key holding the wrong kind of value"
 
 ELEMENTS_PER_TURN: Final = 2_000
 """So many elements a read may visit on the event loop."""
 
 ELEMENTS_PER_ENTRY: Final = 50_000
-"""So many elements may the commands of one entry visit."""
+"""So many elements may the commands of one entry visit. Where each is also written that takes half a second on a small machine, and an
+election begins when nothing was heard of a leader for a second."""
 
 FEW_ELEMENTS: Final = 64
 """Up to so many elements are deleted one by one, rather than as a range, which each later read has to skip for a while."""
+
+_FEW_NAMES: Final = 16
+"""Up to so many names are put among sorted ones one by one."""
 
 
 _CLEARED: Final = (VALUES, ELEMENTS, EXPIRIES)
@@ -111,7 +115,7 @@ class Values:
         if value is None:
             return None
         if value.type != kind:
-            fail(_WRONG_TYPE, "WRONGTYPE")
+            fail(WRONG_TYPE, "WRONGTYPE")
         return decode_collection(key, value)
 
     def revision(self, key: bytes) -> int:
@@ -155,7 +159,7 @@ class Values:
         if 0 < expiry_ms < self.clock_ms:
             return None
         if kind != STRING:
-            fail(_WRONG_TYPE, "WRONGTYPE")
+            fail(WRONG_TYPE, "WRONGTYPE")
         return row[HEADER_BYTES:]
 
 
@@ -241,6 +245,8 @@ class Changes(Keyspace):
         """Ranges of elements that go away."""
         self._names: dict[bytes, list[bytes]] = {}
         """The rows of elements that this batch has touched, in order, by the prefix of their collection."""
+        self._unsorted: dict[bytes, list[bytes]] = {}
+        """Those of them that have yet to be put among the others."""
         self._undo: list[tuple[bytes, bytes | None] | Callable[[], None]] = []
         self._mark = 0
         self._steps = 0
@@ -406,25 +412,28 @@ class Changes(Keyspace):
     def put_element(self, collection: Collection, name: bytes, value: bytes | None) -> None:
         """Change the row `name` of an element of `collection`; None deletes it."""
         if name not in self.rows:
-            names = self._names.setdefault(collection.prefix, [])
-            if not names or names[-1] < name:
-                names.append(name)
-            elif (at := bisect_left(names, name)) == len(names) or names[at] != name:
-                names.insert(at, name)
+            self._unsorted.setdefault(collection.prefix, []).append(name)
         self.put_row(name, value)
 
     def put_elements(self, collection: Collection, rows: Sequence[tuple[bytes, bytes]]) -> None:
-        """As `put_element` for each of `rows`, which are in order; faster where many are touched already."""
-        names = self._names.setdefault(collection.prefix, [])
-        new = [name for name, _ in rows if name not in self.rows]
-        if new:
-            at = bisect_left(names, new[0])
-            if at == len(names) or new[-1] < names[at]:
-                names[at:at] = new
-            else:
-                names[:] = sorted({*names, *new})
+        """As `put_element` for each of `rows`."""
         for name, value in rows:
-            self.put_row(name, value)
+            self.put_element(collection, name, value)
+
+    def _touched(self, prefix: bytes) -> list[bytes]:
+        """The rows of elements of a collection that this batch has touched, in order."""
+        names = self._names.get(prefix, [])
+        new = self._unsorted.pop(prefix, None)
+        if new is None:
+            return names
+        if len(new) < _FEW_NAMES:
+            for name in new:
+                if (at := bisect_left(names, name)) == len(names) or names[at] != name:
+                    names.insert(at, name)
+        else:
+            names = sorted({*names, *new})
+        self._names[prefix] = names
+        return names
 
     def drop_elements(self, collection: Collection) -> None:
         """Delete the rows of all elements of `collection`, at the same cost for many and for a million."""
@@ -438,7 +447,7 @@ class Changes(Keyspace):
     def drop_range(self, collection: Collection, start: bytes, end: bytes) -> None:
         """Delete the rows start <= row < end of elements of `collection`, at the same cost for few and for a million. None of them may
         be looked for by this batch, until it is put again."""
-        names = self._names.get(collection.prefix, [])
+        names = self._touched(collection.prefix)
         for name in names[bisect_left(names, start) : bisect_left(names, end)]:
             if name in self.rows:
                 self.put_row(name, None)  # ranges go away before rows are written
@@ -459,8 +468,8 @@ class Changes(Keyspace):
 
     def _elements(self, start: bytes, end: bytes, backwards: bool) -> Iterator[tuple[bytes, bytes]]:
         stored = iter(()) if self.cleared else self._rows.scan(start, end, backwards=backwards)
-        names = self._names.get(start[:PREFIX_BYTES])
-        if names is None:
+        names = self._touched(start[:PREFIX_BYTES])
+        if not names:
             return stored
         touched = names[bisect_left(names, start) : bisect_left(names, end)]
         if backwards:
@@ -556,5 +565,5 @@ def string_of(value: Value) -> bytes:
         CommandError: WRONGTYPE.
     """
     if value.type != STRING:
-        fail(_WRONG_TYPE, "WRONGTYPE")
+        fail(WRONG_TYPE, "WRONGTYPE")
     return value.data

@@ -166,6 +166,8 @@ def _untagged(item: object) -> Reply:
             return dict(zip(plain[::2], plain[1::2], strict=True))
         case [5, *items]:
             return SetReply([_untagged(each) for each in items])
+        case [6]:
+            return NO_ARRAY
         case [7, *halves] if len(halves) % 2 == 0:
             plain = [_untagged(half) for half in halves]
             return Pairs(list(zip(plain[::2], plain[1::2], strict=True)))

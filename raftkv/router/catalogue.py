@@ -24,6 +24,7 @@ _CATEGORIES = {
     "pubsub": "@pubsub",
     "scripting": "@scripting",
     "set": "@set",
+    "sorted-set": "@sortedset",
     "string": "@string",
     "transactions": "@transaction",
 }

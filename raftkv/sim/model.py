@@ -23,6 +23,7 @@ from raftkv.kv.key_commands import Delete
 from raftkv.kv.replies import OK, Reply
 from raftkv.kv.session_commands import Once, OpenSession
 from raftkv.kv.sessions import LIMITS
+from raftkv.kv.sorted_set_commands import AddMembers, AddToScore, RemoveMembers
 from raftkv.kv.string_commands import Get, Set, SetWith
 from raftkv.kv.transactions import Transaction
 from raftkv.sim.trace import Violation
@@ -30,7 +31,13 @@ from raftkv.sim.trace import Violation
 TAG = b"tag:"
 """What the second key of a DEL begins with."""
 
-Version = tuple[int, bytes | None]
+SortedSet = tuple[tuple[bytes, float], ...]
+"""Members and scores, in order."""
+
+Value = bytes | SortedSet | None
+"""A string, a sorted set, or nothing."""
+
+Version = tuple[int, Value]
 """An index, and the value of a key from then on."""
 
 
@@ -57,6 +64,8 @@ class Model:
         """Counter and number to the index where it reached that number."""
         self.aborted: dict[bytes, int] = {}
         """Tag of a transaction that was stopped by a change of what it watched, to the index where that was found."""
+        self.summed: dict[tuple[bytes, bytes, float], list[int]] = {}
+        """Sorted set, member and score to the indices where an increment came to that score."""
         self.refused: set[bytes] = set()
         """Tags of commands whose clients were told that they did not happen."""
         self.versions: dict[bytes, list[Version]] = {}
@@ -70,12 +79,17 @@ class Model:
 
     # Questions.
 
-    def value(self, key: bytes) -> bytes | None:
+    def value(self, key: bytes) -> Value:
         """The value of `key` now."""
         versions = self.versions.get(key)
         return versions[-1][1] if versions else None
 
-    def first_index_with(self, key: bytes, value: bytes | None, low: int, high: int) -> int | None:
+    def string(self, key: bytes) -> bytes | None:
+        """The string at `key` now, if there is one."""
+        value = self.value(key)
+        return value if isinstance(value, bytes) else None
+
+    def first_index_with(self, key: bytes, value: Value, low: int, high: int) -> int | None:
         """The first index from `low` to `high` after which `key` had `value`; None when there is none."""
         versions = self.versions.get(key, [])
         at = bisect_right(versions, low, key=lambda version: version[0]) - 1
@@ -152,11 +166,28 @@ class Model:
                 self._took_effect(value, OK)
             case IncrementBy(key=key, amount=amount):
                 before = self.value(key) or b"0"
-                if not before.isdigit():
+                if not isinstance(before, bytes) or not before.isdigit():
                     return False
                 number = int(before) + amount
                 self._put(key, b"%d" % number, self._due.get(key, 0))
                 self.counted[key, number] = self.index
+            case AddMembers(key=key, elements=elements, options=0):
+                scores = self._scores(key)
+                count = len(scores)
+                scores.update(elements)
+                self._put_scores(key, scores)
+                self._took_effect(elements[-1][0], len(scores) - count)
+            case AddToScore(key=key, member=member, amount=amount, options=0):
+                scores = self._scores(key)
+                score = scores.get(member, 0) + amount
+                self._put_scores(key, {**scores, member: score})
+                self.summed.setdefault((key, member, score), []).append(self.index)
+            case RemoveMembers(key=key, members=members):
+                scores = self._scores(key)
+                gone = sum(scores.pop(member, None) is not None for member in members)
+                if gone:
+                    self._put_scores(key, scores)
+                self._took_effect(members[-1], gone)
             case Delete(keys=keys):
                 gone = 0
                 for key in keys:
@@ -205,7 +236,7 @@ class Model:
     def _apply_member(self, member: Read | Write) -> Reply:
         match member:
             case Get(key=key):
-                return self.value(key)
+                return self.string(key)
             case Set(key=key, value=value):
                 self._put(key, value)
                 return OK
@@ -214,6 +245,13 @@ class Model:
             case _:
                 raise Violation("log content", f"entry {self.index} holds {member} in a transaction, which no client asked for")
 
+    def _scores(self, key: bytes) -> dict[bytes, float]:
+        value = self.value(key)
+        return dict(value) if isinstance(value, tuple) else {}
+
+    def _put_scores(self, key: bytes, scores: dict[bytes, float]) -> None:
+        self._put(key, tuple(sorted(scores.items(), key=lambda item: (item[1], item[0]))) or None, self._due.get(key, 0))
+
     def _took_effect(self, tag: bytes, reply: Reply) -> None:
         if tag in self.effects:
             raise Violation("exactly once", f"{tag!r} took effect at {self.effects[tag][0]} and again at {self.index}")
@@ -221,7 +259,7 @@ class Model:
             raise Violation("definite refusal", f"{tag!r} took effect at {self.index}; its client was told that it did not happen")
         self.effects[tag] = (self.index, reply)
 
-    def _put(self, key: bytes, value: bytes | None, due_ms: int = 0) -> None:
+    def _put(self, key: bytes, value: Value, due_ms: int = 0) -> None:
         self._changed[key] = self.index
         versions = self.versions.setdefault(key, [])
         if versions and versions[-1][0] == self.index:

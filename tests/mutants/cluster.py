@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from raftkv import divergence, replica, startup
 from raftkv.codec.peer import Fence
 from raftkv.kv import machine as machine_module
+from raftkv.kv import sorted_set
 from raftkv.kv.batch import Batch
 from raftkv.kv.clock import LogClock
 from raftkv.kv.counter_commands import IncrementBy
@@ -464,6 +465,15 @@ def an_index_row_deletes_whatever_has_its_key(patch: pytest.MonkeyPatch) -> None
 def sessions_age_by_the_logs_clock(patch: pytest.MonkeyPatch) -> None:
     """When the log's clock jumps by more than the age of a session, what is sent again opens the session again."""
     patch.setattr(Sessions, "clock_after", lambda sessions, clock_ms, passed_ms: clock_ms + passed_ms)
+
+
+# Collections.
+
+
+@plant("sorted sets 1", by=found(storms.SORTED_SETS, "linearizable reads"))
+def members_are_in_their_old_places_too(patch: pytest.MonkeyPatch) -> None:
+    """On every replica alike, a member of a sorted set that gets another score, or is removed, also stays where the old one had put it."""
+    patch.setattr(sorted_set, "drop_place", lambda changes, found, member, score: None)
 
 
 # The log's clock.
