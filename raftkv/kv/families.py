@@ -16,6 +16,7 @@ from raftkv.errors import ProtocolError
 from raftkv.kv import (
     bit_commands,
     blocking_commands,
+    blocking_sorted_set_commands,
     counter_commands,
     expiry_commands,
     hash_commands,
@@ -52,6 +53,7 @@ SPECS: Final[tuple[Spec, ...]] = (
     *sorted_set_commands.SPECS,
     *sorted_set_ranges.SPECS,
     *sorted_set_algebra.SPECS,
+    *blocking_sorted_set_commands.SPECS,
     *space_commands.SPECS,
     *lock_commands.SPECS,
 )
@@ -73,6 +75,7 @@ COMMANDS: Final[tuple[type[Command], ...]] = (
     *sorted_set_commands.COMMANDS,
     *sorted_set_ranges.COMMANDS,
     *sorted_set_algebra.COMMANDS,
+    *blocking_sorted_set_commands.COMMANDS,
     *space_commands.COMMANDS,
     *lock_commands.COMMANDS,
 )

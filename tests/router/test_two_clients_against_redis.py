@@ -126,6 +126,9 @@ BLOCKING: dict[str, Steps] = {
     "destination": [(2, "SET s x"), (1, "BLMOVE q s LEFT LEFT 0"), (2, "RPUSH q y"), (2, "LRANGE q 0 -1")],
     "renamed": [(1, "BLPOP q 0"), (2, "RPUSH other x"), (2, "RENAME other q"), (2, "EXISTS q other")],
     "behind": [(1, "BLPOP q 0"), (1, "GET k"), (2, "SET k 1"), (2, "RPUSH q x")],
+    "sorted sets": [(1, "BZPOPMIN y z 0"), (2, "BZPOPMAX z 0"), (3, "ZADD z 1.5 a 2 b 3 c"), (3, "ZRANGE z 0 -1 WITHSCORES")],
+    "sorted sets, first": [(1, "BZMPOP 0 2 y z MAX COUNT 2"), (3, "ZADD z 1.5 a 2 b 3 c"), (1, "BZMPOP 0 1 z MIN"), (3, "EXISTS z")],
+    "a list is no sorted set": [(1, "BZPOPMIN z 0"), (2, "BLPOP z 0"), (3, "ZADD z 1 a"), (1, "BZPOPMIN z 0"), (3, "RPUSH z x")],
     "twice the same key": [(1, "BLPOP q q 0"), (2, "RPUSH q x y"), (2, "LLEN q")],
 }
 
@@ -163,6 +166,8 @@ WRONG = (
     "BLMPOP 0 1 q left count 2 count 3", "BLMPOP x 2 q left", "BLMPOP -1 1 q left", "BLMPOP 0 1 s left", "BLMPOP 0 1 q",
     "CLIENT UNBLOCK", "CLIENT UNBLOCK x", "CLIENT UNBLOCK 999", "CLIENT UNBLOCK 999 nope", "CLIENT UNBLOCK x nope",
     "CLIENT UNBLOCK 1 timeout x",
+    "BZPOPMIN q", "BZPOPMIN q x", "BZPOPMIN s q 0", "BZPOPMAX q -1", "BZMPOP x 0 q min", "BZMPOP x a q min", "BZMPOP x 1 q mid",
+    "BZMPOP x 1 q min", "BZMPOP x 1 q min count 0", "BZMPOP 0 1 q min count 1 count 2", "BZMPOP 0 1 s min", "BZMPOP x 2 q min",
     "BLPOP l 0x1p-3", "BLPOP l .5", "BLPOP l +5.", "BLPOP l 1E-5",
 )  # fmt: skip
 
