@@ -56,9 +56,8 @@ WRONG_TYPE: Final = "Operation against a key holding the wrong kind of value"
 ELEMENTS_PER_TURN: Final = 2_000
 """So many elements a read may visit on the event loop."""
 
-ELEMENTS_PER_ENTRY: Final = 50_000
-"""So many elements may the commands of one entry visit. Where each is also written that takes half a second on a small machine, and an
-election begins when nothing was heard of a leader for a second."""
+ELEMENTS_PER_ENTRY: Final = 100_000
+"""So many elements may the commands of one entry visit: some tenths of a second of work, below the second after which an election begins."""
 
 FEW_ELEMENTS: Final = 64
 """Up to so many elements are deleted one by one, rather than as a range, which each later read has to skip for a while."""
