@@ -57,7 +57,7 @@ ELEMENTS_PER_TURN: Final = 2_000
 """So many elements a read may visit on the event loop."""
 
 ELEMENTS_PER_ENTRY: Final = 100_000
-"""So many elements may the commands of one entry visit: some tenths of a second of work, below the second after which an election begins."""
+"""So many elements may the commands of one entry visit: some tenths of a second of work, and an election begins after a second."""
 
 FEW_ELEMENTS: Final = 64
 """Up to so many elements are deleted one by one, rather than as a range, which each later read has to skip for a while."""
