@@ -169,7 +169,7 @@ def test_a_write_visits_a_bounded_number_of_elements(monkeypatch: pytest.MonkeyP
 
 def test_the_bound_of_a_write_is_known() -> None:
     """It is part of the rules that are the same on every node."""
-    assert ELEMENTS_PER_ENTRY == 50_000
+    assert ELEMENTS_PER_ENTRY == 100_000
     assert Changes(empty_store(), 1, 0, 1)._visits == ELEMENTS_PER_ENTRY
 
 
