@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from raftkv.kv.list_commands import ListRange
 from raftkv.kv.string_commands import Get
 from raftkv.sim.clock import Schedule
 from raftkv.sim.model import Model
@@ -92,6 +93,7 @@ def compare_states(nodes: Sequence[SimNode], model: Model) -> None:
         if machine.clock_ms != model.clock_ms:
             raise Violation("final state", f"the log's clock is {machine.clock_ms} at {node.name}; the log says {model.clock_ms}")
         for key in sorted(model.versions):
-            value = machine.read(Get(key))
-            if value != model.value(key):
-                raise Violation("final state", f"{key!r} is {value!r} at {node.name}; the log says {model.value(key)!r}")
+            expected = model.value(key)
+            value = machine.read(ListRange(key, 0, -1) if isinstance(expected, tuple) else Get(key))
+            if value != ([*expected] if isinstance(expected, tuple) else expected):
+                raise Violation("final state", f"{key!r} is {value!r} at {node.name}; the log says {expected!r}")

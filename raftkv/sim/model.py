@@ -19,6 +19,7 @@ from raftkv.kv.commands import decode_writes
 from raftkv.kv.counter_commands import IncrementBy
 from raftkv.kv.expiry_commands import Expire
 from raftkv.kv.key_commands import Delete
+from raftkv.kv.list_commands import ListPop, ListPush
 from raftkv.kv.replies import OK, Reply
 from raftkv.kv.sessions import LIMITS
 from raftkv.kv.string_commands import Set, SetWith
@@ -27,7 +28,10 @@ from raftkv.sim.trace import Violation
 TAG = b"tag:"
 """What the second key of a DEL begins with."""
 
-Version = tuple[int, bytes | None]
+Value = bytes | tuple[bytes, ...] | None
+"""A string, a list, or nothing."""
+
+Version = tuple[int, Value]
 """An index, and the value of a key from then on."""
 
 
@@ -52,6 +56,8 @@ class Model:
         """Tag to the index where it took effect, and the reply."""
         self.counted: dict[tuple[bytes, int], int] = {}
         """Counter and number to the index where it reached that number."""
+        self.popped: dict[tuple[bytes, bytes | None], list[int]] = {}
+        """List and element, None where there was none, to the indices where it was taken away."""
         self.refused: set[bytes] = set()
         """Tags of commands whose clients were told that they did not happen."""
         self.versions: dict[bytes, list[Version]] = {}
@@ -62,12 +68,12 @@ class Model:
 
     # Questions.
 
-    def value(self, key: bytes) -> bytes | None:
+    def value(self, key: bytes) -> Value:
         """The value of `key` now."""
         versions = self.versions.get(key)
         return versions[-1][1] if versions else None
 
-    def first_index_with(self, key: bytes, value: bytes | None, low: int, high: int) -> int | None:
+    def first_index_with(self, key: bytes, value: Value, low: int, high: int) -> int | None:
         """The first index from `low` to `high` after which `key` had `value`; None when there is none."""
         versions = self.versions.get(key, [])
         at = bisect_right(versions, low, key=lambda version: version[0]) - 1
@@ -141,11 +147,20 @@ class Model:
                 self._took_effect(value, OK)
             case IncrementBy(key=key, amount=amount):
                 before = self.value(key) or b"0"
-                if not before.isdigit():
+                if not isinstance(before, bytes) or not before.isdigit():
                     return False
                 number = int(before) + amount
                 self._put(key, b"%d" % number, self._due.get(key, 0))
                 self.counted[key, number] = self.index
+            case ListPush(key=key, elements=(element,), left=False):
+                pushed = (*self._list(key), element)
+                self._put(key, pushed, self._due.get(key, 0))
+                self._took_effect(element, len(pushed))
+            case ListPop(key=key, left=True, count=None):
+                elements = self._list(key)
+                self.popped.setdefault((key, elements[0] if elements else None), []).append(self.index)
+                if elements:
+                    self._put(key, elements[1:] or None, self._due.get(key, 0))
             case Delete(keys=keys):
                 gone = 0
                 for key in keys:
@@ -161,6 +176,10 @@ class Model:
                 raise Violation("log content", f"entry {self.index} holds {write}, which no client asked for")
         return True
 
+    def _list(self, key: bytes) -> tuple[bytes, ...]:
+        value = self.value(key)
+        return value if isinstance(value, tuple) else ()
+
     def _took_effect(self, tag: bytes, reply: Reply) -> None:
         if tag in self.effects:
             raise Violation("exactly once", f"{tag!r} took effect at {self.effects[tag][0]} and again at {self.index}")
@@ -168,7 +187,7 @@ class Model:
             raise Violation("definite refusal", f"{tag!r} took effect at {self.index}; its client was told that it did not happen")
         self.effects[tag] = (self.index, reply)
 
-    def _put(self, key: bytes, value: bytes | None, due_ms: int = 0) -> None:
+    def _put(self, key: bytes, value: Value, due_ms: int = 0) -> None:
         versions = self.versions.setdefault(key, [])
         if versions and versions[-1][0] == self.index:
             versions[-1] = (self.index, value)

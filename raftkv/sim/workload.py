@@ -10,6 +10,7 @@ is checked of each reply, at the moment when it leaves the node:
 - A read on a READONLY connection equals some state, and never goes back.
 - A command that was definitely refused never takes effect.
 - Replies come in the order of the requests: each has the type and content of its request.
+- An element of a list is told to have been taken away once, and only if it was.
 - A counter is never above what was asked for, and never below what was acknowledged.
 """
 
@@ -24,7 +25,7 @@ from msgspec import Struct
 
 from raftkv.kv.replies import Failure, Reply, Simple
 from raftkv.sim.clock import Schedule
-from raftkv.sim.model import TAG
+from raftkv.sim.model import TAG, Value
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Trace, Violation
 from raftkv.sim.watch import Watch
@@ -54,6 +55,8 @@ class Load(Struct, frozen=True, kw_only=True):
     ttl_ms: tuple[int, int] = (20, 1_500)
     failing: float = 0.0
     """The share of further commands that fail when they are applied, most of the time: they count with a key that holds a text."""
+    lists: float = 0.0
+    """The share of further commands that are about lists."""
 
 
 class Request:
@@ -85,6 +88,13 @@ class Client:
         """Keys that are to be set again."""
         self.acts = 0
         self.stopped = False
+
+
+def value_told(reply: Reply) -> Value:
+    """The value of a key, as a reply tells it; one that no key has if it is none. An empty list is nothing."""
+    if isinstance(reply, list):
+        return tuple(each for each in reply if isinstance(each, bytes)) or None
+    return reply if isinstance(reply, bytes) or reply is None else b""
 
 
 class Nodes(Protocol):
@@ -199,6 +209,8 @@ class Workload:
             return Request("set", [b"SET", key, tag], key, tag, self.floor)
         if load.failing and rng.random() < load.failing:
             return Request("bad", [b"INCR", key], key, b"", self.floor)
+        if load.lists and rng.random() < load.lists:
+            return self._about_a_list(rng, tag)
         if choice < 0.34:
             return Request("get", [b"GET", key], key, b"", self.floor)
         if choice < 0.42:
@@ -222,6 +234,20 @@ class Workload:
         if choice < 0.86:
             return Request("setpx", [b"SET", key, value, b"PX", b"%d" % rng.randint(*load.ttl_ms)], key, value, self.floor)
         return Request("set", [b"SET", key, value], key, value, self.floor)
+
+    def _about_a_list(self, rng: random.Random, tag: bytes) -> Request:
+        key = b"list:%d" % rng.randrange(self.load.keys)
+        kind, arguments = rng.choices(
+            [
+                ("push", [b"RPUSH", key, tag]),
+                ("pop", [b"LPOP", key]),
+                ("get", [b"LRANGE", key, b"0", b"-1"]),
+                ("del", [b"DEL", key, tag]),
+                ("expire", [b"PEXPIRE", key, b"%d" % rng.randint(*self.load.ttl_ms)]),
+            ],
+            [40, 35, 20, 3, 2],
+        )[0]
+        return Request(kind, arguments, key, tag if tag in arguments else b"", self.floor)
 
     # Replies.
 
@@ -262,6 +288,8 @@ class Workload:
                 del self._model.counted[request.key, reply]  # type: ignore[arg-type]  # it was found by this
                 self._counted[request.key][0] += 1
                 self._written(client, request, index, about)
+            case "pop":
+                self._popped(client, request, reply, about)
             case "expire":
                 if reply not in (0, 1):
                     raise Violation("order of replies", about)
@@ -283,7 +311,7 @@ class Workload:
     def _read(self, client: Client, request: Request, reply: Reply, about: str) -> None:
         low = client.seen if client.readonly else max(client.seen, request.floor)
         high = self._model.index
-        value = reply if isinstance(reply, bytes) or reply is None else b""
+        value = value_told(reply)
         index = self._model.first_index_with(request.key, value, low, high)
         if index is None:
             raise Violation(
@@ -294,6 +322,17 @@ class Workload:
         client.seen = index
         if not client.readonly:
             self.floor = max(self.floor, index)
+
+    def _popped(self, client: Client, request: Request, reply: Reply, about: str) -> None:
+        """An element is taken away once. That there was none is told only as often as it happened, at an index that is not known."""
+        value = value_told(reply)
+        indices = [] if isinstance(value, tuple) else self._model.popped.get((request.key, value), [])
+        index = next((index for index in indices if index > request.floor), None)
+        if index is None:
+            raise Violation("acknowledged writes", f"{about}; that did not happen after {request.floor}")
+        indices.remove(index)
+        if value is not None:
+            self._written(client, request, index, about)
 
     def _written(self, client: Client, request: Request, index: int, about: str) -> None:
         if index <= request.floor:
@@ -327,7 +366,8 @@ class Workload:
     def check(self) -> None:
         """Compare the counters with what the clients were told."""
         for counter, (acknowledged, possible) in sorted(self._counted.items()):
-            value = int(self._model.value(counter) or 0)
+            told = self._model.value(counter)
+            value = int(told) if isinstance(told, bytes) else 0
             if not acknowledged <= value <= possible:
                 raise Violation("counters", f"{counter!r} is {value}; {acknowledged} were acknowledged and {possible} may have happened")
 
