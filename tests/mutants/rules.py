@@ -107,6 +107,8 @@ RULES: dict[str, str] = {
     "92": "after a storm there is a leader",
     "93": "a jump of the log's clock makes no session old",
     "94": "what a replica might not be able to read does not enter the log",
+    # Collections
+    "lists 1": "what is taken from a list leaves no row behind",
     # Storage
     "storage 1": "a crash at any operation loses nothing acknowledged",
     "storage 2": "an unsealed bad last group makes the node suspect",
