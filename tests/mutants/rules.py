@@ -109,6 +109,7 @@ RULES: dict[str, str] = {
     "94": "what a replica might not be able to read does not enter the log",
     # Collections
     "lists 1": "what is taken from a list leaves no row behind",
+    "lists 2": "an element of a list is taken once",
     # Storage
     "storage 1": "a crash at any operation loses nothing acknowledged",
     "storage 2": "an unsealed bad last group makes the node suspect",
