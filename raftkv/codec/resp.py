@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from raftkv.errors import InvalidSettings
-from raftkv.kv.replies import OK, Failure, Reply, Simple
+from raftkv.kv.replies import OK, Failure, NoArray, Reply, Simple
 
 ARGUMENT_OVERHEAD_BYTES = 48
 """What an argument is counted as beyond its own bytes, when the size of a request is bounded."""
@@ -428,6 +428,8 @@ def _append(parts: list[bytes], replies: Iterable[Reply], protocol: int) -> None
         elif isinstance(reply, float):
             text = double_text(reply)
             parts.append(b"$%d\r\n%b\r\n" % (len(text), text) if protocol == 2 else b",%b\r\n" % text)
+        elif isinstance(reply, NoArray):
+            parts.append(b"*-1\r\n" if protocol == 2 else b"_\r\n")
         else:
             parts.append(b"*%d\r\n" % (2 * len(reply)) if protocol == 2 else b"%%%d\r\n" % len(reply))
             for pair in reply.items():

@@ -22,6 +22,9 @@ from raftkv.kv.replies import Reply
 MAX_KEY_BYTES = 64 << 10
 """The longest key. A key is part of two rows and of every scan, so it is bounded well below the size of a value."""
 
+MAX_REPLY_BYTES: Final = 16 << 20
+"""How large the reply to a command may be that names or finds many keys, which is the most that one node answers another by default."""
+
 
 class Kind(enum.Enum):
     """Who executes a command."""
@@ -59,6 +62,14 @@ class Read(Command, frozen=True, array_like=True, gc=False):
         """
         raise InvariantBroken(f"{type(self).__name__} has no way to read")
 
+    def apply(self, changes: Changes) -> Reply:
+        """The answer inside of a transaction: from the keys as it has changed them so far.
+
+        Raises:
+            CommandError: the answer is an error.
+        """
+        return self.read(changes)
+
 
 class Write(Command, frozen=True, array_like=True, gc=False):
     """A command that may change the state."""
@@ -89,8 +100,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     `arity` counts the name: n means exactly n arguments, -n means at least n. `first_key`, `last_key` and `step` say which
     arguments are keys (0 when none are; a negative `last_key` counts from the end). `counted_keys`, if not 0, is the argument that says
     how many keys follow it, besides those. `flags`, `group` and `tips` are Redis's words.
-    `random` says that the command needs a random number. `differs` says how it is not like Redis's command of that name, for the table
-    of commands in the documents.
+    `differs` says how it is not like Redis's command of that name, for the table of commands in the documents.
+    `random` says that the command needs a random number.
     """
 
     name: str
@@ -105,8 +116,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     step: int = 0
     counted_keys: int = 0
     tips: tuple[str, ...] = ()
-    random: bool = False
     differs: str = ""
+    random: bool = False
 
 
 NO_KEYS: Final = (0, 0, 0)

@@ -31,6 +31,7 @@ SPECS: Final = (
     _spec("client", -2, "A container for client connection commands", "noscript loading stale"),
     _spec("command", -1, "Get details about commands", "loading stale", "server", ("nondeterministic_output_order",)),
     _spec("echo", 2, "Echo the given string", "loading stale fast"),
+    _spec("function", -2, "A container for function commands, of which there are none", "", "scripting"),
     _spec("hello", -1, "Handshake with Redis", "noscript loading stale fast no_auth allow_busy"),
     _spec("info", -1, "Get information and statistics about the node", "loading stale", "server", _NONDETERMINISTIC),
     _spec("ping", -1, "Ping the node", "fast"),
@@ -40,5 +41,6 @@ SPECS: Final = (
     _spec("readonly", 1, "Let this connection read the local, possibly stale state", "loading stale fast", "cluster"),
     _spec("readwrite", 1, "Let this connection read the newest state again", "loading stale fast", "cluster"),
     _spec("role", 1, "Return the role of the node", "noscript loading stale fast", "server"),
+    _spec("script", -2, "A container for Lua scripts management commands", "", "scripting"),
     _spec("select", 2, "Change the selected database", "loading stale fast"),
 )

@@ -22,12 +22,13 @@ from raftkv.kv.rows import STRING
 
 NOT_A_FLOAT: Final = "value is not a valid float"
 
-_EXACT: Final = Context(prec=20_000, rounding=ROUND_HALF_EVEN, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
-"""Enough digits for the sum of any two numbers that are taken. Not the context of a thread, which is anybody's to change."""
+EXACT: Final = Context(prec=20_000, rounding=ROUND_HALF_EVEN, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
+"""Enough digits for the sum of any two numbers that are taken. Nothing here may use the context of the thread (as `abs` and `+` do), which
+is anybody's to change."""
 
-_PLACES: Final = _EXACT.create_decimal("1e-17")
-_LARGEST: Final = _EXACT.create_decimal((2**64 - 1) << (16383 - 63))
-_SMALLEST: Final = _EXACT.divide(_EXACT.create_decimal(1), _EXACT.create_decimal(2**16446))
+_PLACES: Final = EXACT.create_decimal("1e-17")
+LARGEST: Final = EXACT.create_decimal((2**64 - 1) << (16383 - 63))
+_SMALLEST: Final = EXACT.divide(EXACT.create_decimal(1), EXACT.create_decimal(2**16446))
 """Half of the smallest number of Redis's: what is not larger is nothing to it."""
 
 _MAX_BYTES: Final = 5 * 1024 - 1
@@ -68,8 +69,8 @@ class IncrementByDecimal(Write, frozen=True, array_like=True, gc=False, tag=29):
         amount = parse_decimal(self.amount)
         if number is None or amount is None:
             fail(NOT_A_FLOAT)
-        total = _EXACT.add(number, amount)
-        if not total.is_finite() or abs(total) > _LARGEST:
+        total = EXACT.add(number, amount)
+        if not total.is_finite() or total.copy_abs() > LARGEST:
             fail("increment would produce NaN or Infinity")
         data = spell(total)
         changes.put(self.key, STRING, data, 0 if before is None else before.expiry_ms, before)
@@ -88,15 +89,15 @@ def parse_decimal(data: bytes) -> Decimal | None:
     text = data.decode("ascii")
     if found[1] is not None and len(found[1].lstrip(b"0")) > _EXPONENT_DIGITS:
         text = text[: text.lower().index("e")]
-        return None if _EXACT.create_decimal(text) else Decimal(0)
-    number = _EXACT.create_decimal(text)
+        return None if EXACT.create_decimal(text) else Decimal(0)
+    number = EXACT.create_decimal(text)
     size = number.copy_abs()
-    return number if not size or _SMALLEST < size <= _LARGEST else None
+    return number if not size or _SMALLEST < size <= LARGEST else None
 
 
 def spell(number: Decimal) -> bytes:
     """`number` as INCRBYFLOAT shows it."""
-    text = f"{_EXACT.quantize(number, _PLACES):f}".rstrip("0").rstrip(".")
+    text = f"{EXACT.quantize(number, _PLACES):f}".rstrip("0").rstrip(".")
     return b"0" if text == "-0" else text.encode("ascii")
 
 

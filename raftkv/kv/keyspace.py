@@ -21,10 +21,13 @@ from typing import Final, cast
 
 from xxhash import xxh3_64_digest
 
+from raftkv.kv.budget import Budget
 from raftkv.kv.collection import PREFIX_BYTES, Collection, decode_collection, number_of
 from raftkv.kv.replies import fail
 from raftkv.kv.rows import (
+    CLEARED_ROW,
     COLLECTIONS_ROW,
+    DELETIONS,
     ELEMENTS,
     ELEMENTS_END,
     EXPIRIES,
@@ -56,14 +59,9 @@ ELEMENTS_PER_TURN: Final = 2_000
 FEW_ELEMENTS: Final = 64
 """Up to so many elements are deleted one by one, rather than as a range, which each later read has to skip for a while."""
 
-LONG_BYTES: Final = 16 << 10
-"""A value of more bytes is long."""
 
-MAX_LONG_BYTES: Final = 256 << 20
-"""So many bytes of long values may the commands of one entry write anew, which did not bring them along."""
-
-MAX_STEPS: Final = 500_000
-"""So many steps may the commands of one entry take together: visits of rows that they neither name nor bring along."""
+_CLEARED: Final = (VALUES, ELEMENTS, EXPIRIES)
+"""The rows that go away with all keys."""
 
 
 class TakesLong(Exception):
@@ -112,12 +110,21 @@ class Values:
 
     def revision(self, key: bytes) -> int:
         """A number that is another one after every change of `key`: the entry that wrote its value; or when it has none, one less than
-        zero, that tells when it or another key of its bucket was deleted last."""
-        value = self.value(key)
-        if value is not None:
-            return value.revision
-        row = self.row(deletion_key(key))
-        return -1 - (0 if row is None else int.from_bytes(row))
+        zero, that tells when it or another key of its bucket was deleted last, or all were.
+
+        A value that expires was deleted by the entry that wrote it, as it were: so the number is the same before and after its row
+        goes away, and a key that came and expired is not taken for one that was never there.
+        """
+        row = self.row(value_key(key))
+        gone = max(self._number(deletion_key(key)), self._number(CLEARED_ROW))
+        if row is None:
+            return -1 - gone
+        _, _, revision, expiry_ms = HEADER.unpack_from(row)
+        return -1 - max(gone, revision) if 0 < expiry_ms < self.clock_ms else int(revision)
+
+    def _number(self, name: bytes) -> int:
+        row = self.row(name)
+        return 0 if row is None else int.from_bytes(row)
 
     def value(self, key: bytes) -> Value | None:
         """The value of `key`, whatever its type, or None."""
@@ -205,8 +212,11 @@ class Changes(Keyspace):
         self.index = index
         self.version = version
         self.rows: Writes = {}
+        self.faults: list[Exception] = []
+        """Commands that failed for a reason that is a bug here."""
         self.cleared = False
         self.first_due_ms: int | None = None
+        self.budget = Budget()
         self._collections = collections
         self._made = 0
         """Collections that this batch has made."""
@@ -216,10 +226,6 @@ class Changes(Keyspace):
         """The rows of elements that this batch has touched, in order, by the prefix of their collection."""
         self._undo: list[tuple[bytes, bytes | None] | Callable[[], None]] = []
         self._mark = 0
-        self._long: dict[bytes, int] = {}
-        """The long values that `put_anew` has written, by key, and their sizes."""
-        self._long_bytes = 0
-        self._steps = 0
         self.pushed: dict[bytes, None] = {}
         """Keys of collections that have gained elements, or were moved to, in order: what blocked clients may wait for. It is not undone,
         so that the element may be gone, or never have been there."""
@@ -230,7 +236,7 @@ class Changes(Keyspace):
         changed = self.rows.get(name, _MISSING)
         if changed is not _MISSING:
             return cast("bytes | None", changed)
-        return None if self.cleared else self._rows.get(name)
+        return None if self.cleared and name[:1] in _CLEARED else self._rows.get(name)
 
     def count(self) -> int:
         return fail("the number of keys cannot be told inside of a transaction")
@@ -269,18 +275,12 @@ class Changes(Keyspace):
                 self.first_due_ms = expiry_ms
 
     def put_anew(self, key: bytes, kind: int, data: bytes, expiry_ms: int, before: Value | None) -> None:
-        """As `put`, for `data` that was there already, or was made of what was: a short command may write a long value, so that what
-        the commands of one entry may write so is bounded.
+        """As `put`, for `data` that was there already, or was made of what was, so that a short command may write a long value.
 
         Raises:
-            CommandError: it is too much.
+            CommandError: the commands of this entry have written too much so.
         """
-        if len(data) > LONG_BYTES:
-            long_bytes = self._long_bytes + len(data) - self._long.get(key, 0)
-            if long_bytes > MAX_LONG_BYTES:
-                fail(f"commands that are applied together wrote more than {MAX_LONG_BYTES} bytes of long values anew; try again")
-            self._long[key] = len(data)
-            self._long_bytes = long_bytes
+        self.budget.write(key, len(data))
         self.put(key, kind, data, expiry_ms, before)
 
     def delete(self, key: bytes, before: Value) -> None:
@@ -295,6 +295,14 @@ class Changes(Keyspace):
         if self._collections:
             self._displace(name)
         self.put_row(name, None)
+
+    def expire(self, key: bytes, row: bytes) -> None:
+        """Delete the value row of `key`, which is `row` and has expired. For `revision` nothing changes."""
+        _, _, revision, _ = HEADER.unpack_from(row)
+        self.delete_row(value_key(key))
+        name = deletion_key(key)
+        if revision > self._number(name):
+            self.put_row(name, int(revision).to_bytes(8))
 
     def move(self, key: bytes, to: bytes, before: Value, displaced: Value | None) -> None:
         """Make the value `before` of `key` that of `to`, where `displaced` was, with its expiry. Costs the same for every size."""
@@ -320,15 +328,23 @@ class Changes(Keyspace):
     def clear(self) -> None:
         """Delete every key, at the same cost for one and for a million."""
         before = self.rows, self.cleared, self._collections, self._dropped
+        empty = self._is_empty()
 
         def undo() -> None:
             self.rows, self.cleared, self._collections, self._dropped = before
 
         self._undo.append(undo)
-        self.rows = {}
+        self.rows = {name: row for name, row in self.rows.items() if name.startswith(DELETIONS)}
         self._dropped = []
         self.cleared = True
         self._count(-self._collections)
+        if not empty:
+            self.put_row(CLEARED_ROW, self.index.to_bytes(8))
+
+    def _is_empty(self) -> bool:
+        """Whether there is no value row. It may say no where only this batch has deleted the last one."""
+        changed = any(row is not None and name.startswith(VALUES) for name, row in self.rows.items())
+        return not changed and (self.cleared or next(self._rows.scan(VALUES, VALUES_END, limit=1), None) is None)
 
     # Collections.
 
@@ -343,16 +359,6 @@ class Changes(Keyspace):
             return found
         self._made += 1
         return Collection(key, kind, number_of(self.index, self._made), 0, 0, 0)
-
-    def take_steps(self, steps: int) -> None:
-        """A command visits rows of which one request may ask for many. What is taken is not given back by `rollback`.
-
-        Raises:
-            CommandError: that is too much for one entry.
-        """
-        self._steps += steps
-        if self._steps > MAX_STEPS:
-            fail(f"commands that are applied together took more than {MAX_STEPS} steps through collections; try again")
 
     def save(self, collection: Collection) -> None:
         """Keep what was done to a collection: its key is written, or deleted with the last element."""

@@ -26,13 +26,13 @@ from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.replies import fail
 
 MOST_STEPS: Final = 100_000
-"""So many steps may a search, a removal of many or a move take in a write: one for each element that is visited, and for each KiB of it. A
-step takes 2 microseconds or so on a small machine, and an election begins when nothing was heard of a leader for a second."""
+"""So many steps may a search, a removal of many or a move take in a write: one for each element that is visited, and for each 512
+bytes of it. A step takes 2 microseconds or so on a small machine, and an election begins when nothing was heard of a leader for a second."""
 
 MOVE_STEPS: Final = 4
 """An element that is moved, which is read, deleted and written, takes so many times the steps."""
 
-_STEP_SHIFT: Final = 10
+_STEP_SHIFT: Final = 9
 
 _MIDDLE: Final = 2**63
 
@@ -85,7 +85,7 @@ def bounded(changes: Changes, found: Iterator[bytes], each: int = 1) -> Iterator
         left -= steps
         if left < 0:
             fail(f"the command would visit or move more elements than one write may: it takes more than {MOST_STEPS} steps")
-        changes.take_steps(steps)
+        changes.budget.step(steps)
         yield value
 
 
@@ -114,6 +114,7 @@ def pop(changes: Changes, elements: Collection, count: int, *, left: bool) -> li
         taken = [element(changes, elements, start)]
     else:
         taken = list(bounded(changes, between(changes, elements, start, start + count, backwards=not left)))
+    changes.budget.answer(sum(map(len, taken)))
     trim(changes, elements, start + count if left else 0, elements.count if left else start)
     return taken
 

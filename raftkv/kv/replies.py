@@ -1,12 +1,12 @@
 """What commands answer: plain values that are the same on every replica and know nothing of RESP.
 
 A reply is None (nil), an int, bytes (a bulk string), a `Simple` (a status such as OK), a `Failure` (an error), a bool or float
-(RESP3 types, which RESP2 renders as integer and bulk string), a list (an array), or a dict (a map; RESP2 renders it as a flat
-array).
+(RESP3 types, which RESP2 renders as integer and bulk string), a list (an array), a `NoArray` (the nil where an array was expected, which
+RESP2 renders in another way), or a dict (a map; RESP2 renders it as a flat array).
 
 Encoded, a reply is msgpack; what msgpack would not tell apart is an array whose first element says what it is: 1 a status, 2 an
-error, 3 an array, 4 a map with its keys and values in turn. The encoding is part of the state (stored replies) and of the frames
-between nodes.
+error, 3 an array, 4 a map with its keys and values in turn, 6 the nil of an array. The encoding is part of the state (stored replies) and
+of the frames between nodes.
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ class Failure(Struct, frozen=True, array_like=True, tag=2, gc=False):
     message: str
 
 
-Reply = None | int | bytes | bool | float | Simple | Failure | list["Reply"] | dict["Reply", "Reply"]
+class NoArray(Struct, frozen=True, array_like=True, tag=6, gc=False):
+    """The nil that takes the place of an array."""
+
+
+Reply = None | int | bytes | bool | float | Simple | Failure | NoArray | list["Reply"] | dict["Reply", "Reply"]
 
 OK = Simple("OK")
+NO_ARRAY = NoArray()
 
 
 class CommandError(Exception):
@@ -49,6 +54,17 @@ class CommandError(Exception):
 def fail(message: str, code: str = "ERR") -> NoReturn:
     """Answer an error: raise its `CommandError`."""
     raise CommandError(Failure(code, message))
+
+
+def reply_bytes(reply: Reply) -> int:
+    """About how much memory `reply` takes, and how many bytes on the wire."""
+    if isinstance(reply, bytes):
+        return len(reply) + 8
+    if isinstance(reply, list):
+        return 8 + sum(map(reply_bytes, reply))
+    if isinstance(reply, dict):
+        return 8 + sum(map(reply_bytes, reply)) + sum(map(reply_bytes, reply.values()))
+    return 64 if isinstance(reply, (Simple, Failure)) else 9
 
 
 _ARRAY = 3
@@ -93,6 +109,8 @@ def _untagged(item: object) -> Reply:
             return Simple(text)
         case [2, str(code), str(message)]:
             return Failure(code, message)
+        case [6]:
+            return NO_ARRAY
         case [3, *items]:
             return [_untagged(each) for each in items]
         case [4, *halves] if len(halves) % 2 == 0:

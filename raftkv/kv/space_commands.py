@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Final
 from msgspec import Meta
 
 from raftkv.kv.arguments import INT64_MAX, NO_DATABASE, SYNTAX_ERROR, cursor, integer, number_32
-from raftkv.kv.command import NO_KEYS, Command, Read, Write, machine_spec
+from raftkv.kv.command import MAX_REPLY_BYTES, NO_KEYS, Command, Read, Write, machine_spec
 from raftkv.kv.glob import Pattern
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.replies import OK, Reply, fail
@@ -29,9 +29,6 @@ MAX_STEPS: Final = 4 << 20
 """One call stops when the bytes it has read and the steps of its pattern exceed this together, but visits one key at least."""
 
 MAX_PATTERN_BYTES: Final = 4096
-
-MAX_KEYS_BYTES: Final = 16 << 20
-"""How large the reply to KEYS may be, which is what one node may answer another. Who has more keys asks for them with SCAN."""
 
 MAX_KEYS_STEPS: Final = 1 << 30
 """How many steps KEYS may take with its pattern: seconds, in a thread of its own."""
@@ -103,8 +100,8 @@ class FindKeys(Read, frozen=True, array_like=True, gc=False, tag=40):
                 continue
             found.append(key)
             size += len(key) + 8
-            if size > MAX_KEYS_BYTES:
-                fail(f"KEYS found more than {MAX_KEYS_BYTES} bytes of keys; use SCAN")
+            if size > MAX_REPLY_BYTES:
+                fail(f"KEYS found more than {MAX_REPLY_BYTES} bytes of keys; use SCAN")
         return found
 
 

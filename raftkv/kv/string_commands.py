@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from raftkv.kv.arguments import INT64_MAX, SYNTAX_ERROR, expiry, integer, invalid_expiry
-from raftkv.kv.command import Command, Read, Write, machine_spec
+from raftkv.kv.command import MAX_REPLY_BYTES, Command, Read, Write, machine_spec
 from raftkv.kv.comparison import COMPARISONS, digest_of, holds, operand
 from raftkv.kv.key_commands import Delete
 from raftkv.kv.keyspace import Changes, Keyspace, string_of
@@ -52,7 +52,7 @@ class SetWith(Write, frozen=True, array_like=True, gc=False, tag=2):
     def apply(self, changes: Changes) -> Reply:
         due_ms = _due_ms(changes, self.ttl_ms, self.due_ms, "set")
         before = changes.value(self.key)
-        old = string_of(before) if self.answer_old and before is not None else None
+        old = _answered(changes, before) if self.answer_old else None
         if (self.condition == _IF_ABSENT and before is not None) or (self.condition == _IF_PRESENT and before is None):
             return old
         _put(changes, self.key, self.value, before, due_ms, keep_ttl=self.keep_ttl)
@@ -75,6 +75,8 @@ class SetIf(Write, frozen=True, array_like=True, gc=False, tag=20):
         due_ms = _due_ms(changes, self.ttl_ms, self.due_ms, "set")
         before = changes.value(self.key)
         old = None if before is None else string_of(before)
+        if self.answer_old:
+            _answered(changes, before)
         if not holds(self.comparison, self.compared, old):
             return old if self.answer_old else None
         _put(changes, self.key, self.value, before, due_ms, keep_ttl=self.keep_ttl)
@@ -132,8 +134,15 @@ class GetMany(Read, frozen=True, array_like=True, gc=False, tag=24):
     keys: tuple[bytes, ...]
 
     def read(self, keys: Keyspace) -> Reply:
-        found = (keys.value(key) for key in self.keys)
-        return [value.data if value is not None and value.type == STRING else None for value in found]
+        found: list[Reply] = []
+        size = 0
+        for key in self.keys:
+            value = keys.value(key)
+            found.append(value.data if value is not None and value.type == STRING else None)
+            size += 8 if value is None else len(value.data) + 8
+            if size > MAX_REPLY_BYTES and len(self.keys) > 1:
+                fail(f"MGET found more than {MAX_REPLY_BYTES} bytes of values; ask for fewer keys")
+        return found
 
 
 class GetAndDelete(Write, frozen=True, array_like=True, gc=False, tag=25):
@@ -145,7 +154,7 @@ class GetAndDelete(Write, frozen=True, array_like=True, gc=False, tag=25):
         before = changes.value(self.key)
         if before is None:
             return None
-        old = string_of(before)
+        old = _answered(changes, before)
         changes.delete(self.key, before)
         return old
 
@@ -162,6 +171,7 @@ class GetAndExpire(Write, frozen=True, array_like=True, gc=False, tag=26):
         if before is None:
             return None
         data = string_of(before)
+        changes.budget.answer(len(data))
         if self.option in _EXPIRIES:
             due_ms = _due_ms(changes, *_lifetime(self.option, self.amount, "getex"), "getex")
             if due_ms <= changes.clock_ms:
@@ -196,6 +206,15 @@ class Digest(Read, frozen=True, array_like=True, gc=False, tag=28):
     def read(self, keys: Keyspace) -> Reply:
         data = keys.string(self.key)
         return None if data is None else digest_of(data)
+
+
+def _answered(changes: Changes, before: Value | None) -> bytes | None:
+    """The string that `before` is, which is going to be the reply."""
+    if before is None:
+        return None
+    data = string_of(before)
+    changes.budget.answer(len(data))
+    return data
 
 
 def _due_ms(changes: Changes, ttl_ms: int, due_ms: int, command: str) -> int:

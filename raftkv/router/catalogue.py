@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raftkv.kv.command import Kind, Spec
+from raftkv.kv.command import Spec
 from raftkv.kv.commands import SPECS, find_spec, keys_of
 from raftkv.kv.glob import Pattern
 from raftkv.kv.replies import Reply, Simple, fail
@@ -15,7 +15,14 @@ from raftkv.kv.replies import Reply, Simple, fail
 _ARITY = {b"count": 1, b"docs": -1, b"getkeys": -3, b"help": 1, b"info": -1, b"list": -1}
 """How many arguments each subcommand takes, its own name included, as in the table: -n is at least n."""
 
-_CATEGORIES = {"string": "@string", "generic": "@keyspace", "connection": "@connection"}
+_CATEGORIES = {
+    "bitmap": "@bitmap",
+    "connection": "@connection",
+    "generic": "@keyspace",
+    "scripting": "@scripting",
+    "string": "@string",
+    "transactions": "@transaction",
+}
 
 _HELP = (
     "COMMAND <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
@@ -93,10 +100,9 @@ def _info(spec: Spec | None) -> Reply:
 
 
 def _categories(spec: Spec) -> list[str]:
-    """The ACL categories that follow from kind, group and flags."""
+    """The ACL categories that follow from group and flags."""
     found = [_CATEGORIES[spec.group]] if spec.group in _CATEGORIES else []
-    if spec.kind is not Kind.CONNECTION:
-        found.append("@read" if spec.kind is Kind.READ else "@write")
+    found += [f"@{kind}" for flag, kind in (("readonly", "read"), ("write", "write")) if flag in spec.flags]
     found.append("@fast" if "fast" in spec.flags else "@slow")
     return found
 

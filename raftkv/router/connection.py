@@ -6,12 +6,14 @@ answered out of turn (an error, a refusal) waits here for those before it. Nothi
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from raftkv.kv.replies import Failure, Reply
 
 if TYPE_CHECKING:
     from raftkv.router.reads import OwnReads
+    from raftkv.router.transactions import ClientTransaction
 
 
 class _Pending:
@@ -26,8 +28,8 @@ _PENDING: Final = cast(Reply, _Pending())
 class Chunk:
     """Requests that arrived together and wait for their turn. `position` is the first one that has not been taken up.
 
-    With `refusal`, nothing of them is taken up but what concerns the connection or the node. `unkept` counts requests that were
-    refused while they would have had to wait: nothing is kept of them but their place.
+    With `refusal`, nothing of them is taken up but what concerns the connection or the node. `unkept` are requests that were refused
+    while they would have had to wait: nothing is kept of them but their place, and the names of those that begin or end a transaction.
     """
 
     __slots__ = ("deadline_ms", "position", "refusal", "requests", "sizes", "unkept")
@@ -39,7 +41,7 @@ class Chunk:
         deadline_ms: int,
         position: int,
         refusal: Failure | None,
-        unkept: int = 0,
+        unkept: Sequence[bytes] = (),
     ) -> None:
         self.requests = requests
         self.sizes = sizes
@@ -55,12 +57,13 @@ class Connection:
     `chunks` are requests that wait for their turn; `writes_out` and `reads_out` count those that were taken up and not answered; at
     most one of the two is not zero. `held_back` says that a request waits for replies to leave. `changed` collects the
     connections that have replies to deliver or may take up more. `gave_up` says that the last of what was taken up was not answered
-    in its time: then what waits behind it has no more time than it had when it came.
+    in its time: then what waits behind it has no more time than it had when it came. `transaction` is what it has watched and queued.
     """
 
     __slots__ = (
         "_base",
         "_changed",
+        "_conversions",
         "_is_changed",
         "_sizes",
         "_slots",
@@ -76,10 +79,11 @@ class Connection:
         "protocol",
         "readonly",
         "reads_out",
+        "transaction",
         "writes_out",
     )
 
-    def __init__(self, connection_id: int, address: str, changed: list[Connection]) -> None:
+    def __init__(self, connection_id: int, address: str, changed: list[Connection], transaction: ClientTransaction) -> None:
         self.id = connection_id
         self.address = address
         self.protocol = 2
@@ -93,6 +97,9 @@ class Connection:
         self.writes_out = 0
         self.reads_out = 0
         self.last_reads: OwnReads | None = None
+        self.transaction = transaction
+        self._conversions: dict[int, Callable[[Reply], Reply]] = {}
+        """By the number of its request, what makes the client's reply of the one that comes."""
         self._changed = changed
         self._is_changed = False
         self._slots: list[Reply] = []
@@ -157,6 +164,18 @@ class Connection:
             slots += [_PENDING] * count
         return ticket
 
+    def convert_next(self, convert: Callable[[Reply], Reply]) -> None:
+        """The request that is taken up next is answered what `convert` makes of the reply that will come. See `settle`."""
+        self._conversions[self._base + len(self._slots)] = convert
+
+    def grow_next(self, size: int) -> None:
+        """The request that is taken up next stands for `size` bytes more than came with it."""
+        self._sizes[len(self._slots)] += size
+
+    def abandon_transaction(self) -> None:
+        """Leave MULTI, and watch nothing any more."""
+        self.transaction.abandon()
+
     def reply(self, reply: Reply) -> None:
         """Take up a request and answer it."""
         self._slots.append(reply)
@@ -179,8 +198,16 @@ class Connection:
             self._slots[start : start + len(replies)] = replies
             self.touch()
 
+    def settle(self) -> None:
+        """Convert the replies that have come, before anything is taken up that depends on them. Never while an entry is applied."""
+        for ticket in list(self._conversions):
+            reply = self._slots[ticket - self._base]
+            if reply is not _PENDING:
+                self._slots[ticket - self._base] = self._conversions.pop(ticket)(reply)
+
     def deliverable(self) -> tuple[list[Reply], int]:
         """Take out the replies that may leave now, and say how many bytes their requests had."""
+        self.settle()
         slots = self._slots
         if self.writes_out or self.reads_out:
             count = slots.index(_PENDING)
@@ -201,6 +228,8 @@ class Connection:
     def close(self) -> None:
         """The client is gone, or is being disconnected: nothing more is taken up or delivered."""
         self.closed = True
+        self.abandon_transaction()
+        self._conversions.clear()
         self.chunks.clear()
         self._slots.clear()
         self._sizes.clear()

@@ -18,6 +18,7 @@ from raftkv.router.catalogue import describe_commands
 from raftkv.router.connection import Connection
 from raftkv.router.info import REDIS_VERSION, Counts, info_text, role_reply
 from raftkv.router.ports import NodeFacts, OperationsPort, ReplicaPort
+from raftkv.router.scripts import describe_scripts, refuse_functions
 
 _INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 _NAME = re.compile(rb"[!-~]*")
@@ -59,6 +60,7 @@ class Desk:
             "client": self._client,
             "command": lambda connection, args: describe_commands(args),
             "echo": lambda connection, args: args[0],
+            "function": lambda connection, args: refuse_functions(args),
             "hello": self._hello,
             "info": self._info,
             "ping": self._ping,
@@ -68,6 +70,7 @@ class Desk:
             "readonly": self._readonly,
             "readwrite": self._readwrite,
             "role": self._role,
+            "script": lambda connection, args: describe_scripts(args),
             "select": self._select,
         }
 

@@ -183,6 +183,8 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
     """Bytes of those requests."""
     max_entry_bytes: int = 8 << 20
     """The largest command, and so the largest entry."""
+    transaction_commands: int = 100_000
+    """Commands of one transaction: a node does nothing else while it applies them."""
     group_commands: int = 1024
     window_groups: int = 512
     """Groups in flight; below the number whose replies the machine keeps of a session."""

@@ -15,7 +15,8 @@ What always holds:
 - Nothing that a client's connection does disturbs applying: replies are kept, and leave in `flush`.
 
 `OwnWrites` (writes.py) is the session of this node's writes, `Proposals` (proposals.py) the leader's batch, `Reads` (reads.py) the
-linearizable reads, `Desk` (desk.py) the commands that concern a connection or the node.
+linearizable reads, `Desk` (desk.py) the commands that concern a connection or the node, `Transactions` (transactions.py) what is watched
+and queued until EXEC.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from raftkv.router.info import Counts
 from raftkv.router.ports import ClockPort, NodeFacts, NoOperations, OperationsPort, ReplicaPort, RouterSettings
 from raftkv.router.proposals import Outcome, Proposals
 from raftkv.router.reads import OwnReads, Reads
+from raftkv.router.transactions import NAMES as TRANSACTION_NAMES
+from raftkv.router.transactions import Transactions, name_inside
 from raftkv.router.writes import OwnWrites
 
 _CONNECTION, _READ, _WRITE = Kind.CONNECTION, Kind.READ, Kind.WRITE  # members of an enum cost more to look up than names
@@ -104,6 +107,9 @@ class Router:
         self._reads = Reads(replica, settings, send, wake, int.from_bytes(session[:6]) << 15)
         self._random = Random(session)
         self._desk = Desk(replica, facts, self.counts, operations or NoOperations())
+        self._transactions = Transactions(
+            settings, self._desk.names, self._desk.attend, self._write_queued, self._read_watched, self._has_room, self._draw
+        )
         seconds = settings.timeout_ms / 1000
         self._late_read = Failure("CLUSTERDOWN", f"the read was not answered within {seconds:g} s; a read has no effect")
         self.commands_processed = 0
@@ -119,7 +125,7 @@ class Router:
 
     def open(self, connection_id: int, address: str) -> None:
         """A client has connected."""
-        self._connections[connection_id] = Connection(connection_id, address, self._changed)
+        self._connections[connection_id] = Connection(connection_id, address, self._changed, self._transactions.open())
 
     def closed(self, connection_id: int) -> None:
         """A client is gone. Its writes that never left are dropped; the others run on."""
@@ -149,7 +155,7 @@ class Router:
             refusal = OVERLOADED
             if connection.chunks or not connection.idle:
                 connection.hold([0] * count)
-                connection.chunks.append(Chunk([], [], deadline_ms, 0, refusal, unkept=count))
+                connection.chunks.append(Chunk([], [], deadline_ms, 0, refusal, unkept=[name_inside(request) for request in requests]))
                 self._held_commands += count
                 return
         self._held_commands += count
@@ -175,8 +181,8 @@ class Router:
         """Take up whatever may be taken up now of the requests that waited."""
         while connection.chunks and not connection.closing:
             chunk = connection.chunks[0]
-            for _ in range(chunk.unkept):
-                connection.reply(OVERLOADED)
+            for name in chunk.unkept:
+                self._transactions.refuse(connection, name, OVERLOADED)
             if not connection.gave_up:  # what was before it has been answered just now: its time begins
                 chunk.deadline_ms = now_ms + self._settings.timeout_ms
             late = self._unsent_failure() if chunk.deadline_ms <= now_ms else None
@@ -201,15 +207,22 @@ class Router:
         With `refusal`, nothing is taken up but what concerns the connection or the node.
         """
         end = len(requests)
+        connection.settle()
+        transaction = connection.transaction
         while position < end and not connection.closing:
+            if transaction.items is not None:
+                if not self._transactions.take_inside(connection, requests[position], sizes[position], deadline_ms, refusal):
+                    break
+                position += 1
+                continue
             try:
                 command = parse_request(requests[position], self._draw)
             except CommandError as error:
-                connection.reply(error.failure)
+                connection.reply(self._transactions.refused(connection, requests[position], error))
                 position += 1
                 continue
             if command.kind is _CONNECTION:
-                if not self._attend(connection, command):
+                if not self._attend(connection, command, deadline_ms, refusal):
                     break
                 position += 1
             elif refusal is not None:
@@ -268,11 +281,27 @@ class Router:
         else:
             self._reads.add(reads)
 
-    def _attend(self, connection: Connection, command: Command) -> bool:
+    def _write_queued(self, connection: Connection, command: Command, size: int, deadline_ms: int) -> None:
+        """Take up a transaction, whose size counts until it is answered."""
+        connection.grow_next(size)
+        self._held_bytes += size
+        self._issue_writes(connection, [command], [size], deadline_ms)
+
+    def _read_watched(self, connection: Connection, command: Command, size: int, deadline_ms: int) -> None:
+        self._issue_reads(connection, [command], size, deadline_ms)
+
+    def _has_room(self, commands: int, size: int) -> bool:
+        """Whether this node may hold so much besides what waits for an answer."""
+        settings = self._settings
+        return self._held_commands + commands <= settings.max_commands and self._held_bytes + size <= settings.max_bytes
+
+    def _attend(self, connection: Connection, command: Command, deadline_ms: int, refusal: Failure | None) -> bool:
         """Execute a command that concerns the connection or the node, once everything before it has been answered. HELLO also waits
         until the replies before it have left, because it changes how replies are written."""
         if not isinstance(command, ConnectionCommand):
             raise TypeError(f"{type(command).__name__} is not a command of a connection")
+        if command.name in TRANSACTION_NAMES:
+            return self._transactions.take(connection, command, deadline_ms, refusal)
         if not connection.idle:
             return False
         if command.name == "hello" and not connection.delivered:

@@ -112,9 +112,10 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         wall_offsets_ms=_draw_offsets(rng, count),
     )
     drawn = drawn if rng.random() < UNAIMED else aim(drawn, _AIMS[seed % len(_AIMS)], rng)
-    # Drawn apart, so that seeds without lists are what they were before there were any.
+    # Drawn apart, so that seeds without transfers or lists are what they were before there were any.
+    transfers = random.Random(f"transfers of {seed}").choice((0.0, 0.0, 0.2, 0.6))
     lists = random.Random(f"lists of {seed}").choice((0.0, 0.0, 0.2, 0.5))
-    return replace(drawn, load=replace(drawn.load, lists=lists))
+    return replace(drawn, load=replace(drawn.load, transfers=transfers, lists=lists))
 
 
 def aim(swarm: Swarm, point: Point, rng: random.Random) -> Swarm:

@@ -12,6 +12,7 @@ is checked of each reply, at the moment when it leaves the node:
 - Replies come in the order of the requests: each has the type and content of its request.
 - An element of a list is told to have been taken away once, and only if it was.
 - A counter is never above what was asked for, and never below what was acknowledged.
+- A transaction answers what the model says of it, all of it or nothing; accounts hold the same together, always (`sim.transfers`).
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Collection
-from typing import Protocol
 
 from msgspec import Struct
 
-from raftkv.kv.replies import Failure, Reply, Simple
+from raftkv.kv.replies import NO_ARRAY, OK, Failure, Reply, Simple
 from raftkv.sim.clock import Schedule
+from raftkv.sim.library import Library, Nodes, new_core
 from raftkv.sim.model import TAG, Value
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Trace, Violation
+from raftkv.sim.transfers import ACCOUNTS, Transfer, look, together
 from raftkv.sim.watch import Watch
 
 _DEFINITE = {"CLUSTERDOWN", "OVERLOADED"}
@@ -53,18 +55,25 @@ class Load(Struct, frozen=True, kw_only=True):
     leave: float = 0.02
     """How often a client leaves in the middle of something."""
     ttl_ms: tuple[int, int] = (20, 1_500)
+    libraries: int = 0
+    """Programs that use the client library, besides the clients."""
     failing: float = 0.0
     """The share of further commands that fail when they are applied, most of the time: they count with a key that holds a text."""
     lists: float = 0.0
     """The share of further commands that are about lists."""
+    transfers: float = 0.0
+    """The share of pipelines that begin a transfer between two accounts, or look at all of them, in a transaction."""
 
 
 class Request:
     """One command that a client sent."""
 
-    __slots__ = ("amount", "arguments", "floor", "key", "kind", "tag")
+    __slots__ = ("amount", "arguments", "floor", "key", "kind", "tag", "transfer")
 
-    def __init__(self, kind: str, arguments: list[bytes], key: bytes, tag: bytes, floor: int) -> None:
+    def __init__(
+        self, kind: str, arguments: list[bytes], key: bytes, tag: bytes, floor: int, transfer: Transfer | None = None
+    ) -> None:
+        self.transfer = transfer
         self.kind = kind
         self.arguments = arguments
         self.key = key
@@ -86,6 +95,8 @@ class Client:
         self.waiting: list[Request] = []
         self.again: list[bytes] = []
         """Keys that are to be set again."""
+        self.transfer: Transfer | None = None
+        """The transfer that has begun."""
         self.acts = 0
         self.stopped = False
 
@@ -95,13 +106,6 @@ def value_told(reply: Reply) -> Value:
     if isinstance(reply, list):
         return tuple(each for each in reply if isinstance(each, bytes)) or None
     return reply if isinstance(reply, bytes) or reply is None else b""
-
-
-class Nodes(Protocol):
-    """Where the nodes are found."""
-
-    @property
-    def running(self) -> list[SimNode]: ...
 
 
 class Workload:
@@ -120,24 +124,41 @@ class Workload:
         self._rng = rng
         self._clients = [Client(number, random.Random(rng.getrandbits(64))) for number in range(load.clients)]
         self._by_connection: dict[int, Client] = {}
+        self.libraries: list[Library] = []
+        self._libraries_by_connection: dict[int, Library] = {}
         self._connections = 0
         self._tags = 0
         self._counted: dict[bytes, list[int]] = {}
         """For each counter: the sums acknowledged, and not refused."""
 
-    def begin(self) -> None:
-        """Let the clients begin."""
+    def begin(self, names: tuple[str, ...]) -> None:
+        """Let the clients begin; `names` are those of all nodes."""
         for client in self._clients:
             self._think(client)
+        if self.load.libraries:
+            rng = random.Random(self._rng.getrandbits(64))
+            core = new_core(names, self._schedule, rng)
+            for number in range(self.load.libraries):
+                library = Library(number, core, self._schedule, self._trace, rng, lambda: self.nodes, self._connect_library)
+                self.libraries.append(library)
+                library.begin()
+
+    def _connect_library(self, library: Library) -> int:
+        self._connections += 1
+        self._libraries_by_connection[self._connections] = library
+        return self._connections
 
     def stop(self) -> None:
         """Let the clients ask for nothing new."""
         for client in self._clients:
             client.stopped = True
+        for library in self.libraries:
+            library.stopped = True
 
     def waiting(self, nodes: Collection[SimNode]) -> int:
         """Requests to one of `nodes` without a reply."""
-        return sum(len(client.waiting) for client in self._clients if client.node in nodes)
+        libraries = sum(library.waits_for(node) for library in self.libraries for node in nodes)
+        return libraries + sum(len(client.waiting) for client in self._clients if client.node in nodes)
 
     # Asking.
 
@@ -164,6 +185,8 @@ class Workload:
             if node is None or client.node is not node or len(client.waiting) > 3 * self.load.pipeline:
                 return
             requests = [self._request(client) for _ in range(rng.randint(1, self.load.pipeline))]
+            if self.load.transfers:
+                requests += self._transaction(client)
             client.waiting += requests
             node.submit(client.connection, [request.arguments for request in requests])
 
@@ -191,7 +214,7 @@ class Workload:
     def _disconnect(self, client: Client) -> None:
         """What has no reply never gets one."""
         self._by_connection.pop(client.connection, None)
-        client.node = None
+        client.node = client.transfer = None
         for request in client.waiting:
             self._unknown(request)
             if request.kind == "set" and self.load.retry and client.rng.random() < self.load.retry:
@@ -249,6 +272,37 @@ class Workload:
         )[0]
         return Request(kind, arguments, key, tag if tag in arguments else b"", self.floor)
 
+    def _transaction(self, client: Client) -> list[Request]:
+        """What a client does for a transfer now, if anything."""
+        rng, transfer, floor = client.rng, client.transfer, self.floor
+        if transfer is not None:
+            if not transfer.ready:
+                return []
+            client.transfer = None
+            return self._multi("exec", transfer.changes())
+        if rng.random() >= self.load.transfers:
+            return []
+        if rng.random() < 0.3:
+            # A WATCH that failed would stop it.
+            return [Request("ok", [b"UNWATCH"], b"", b"", floor), *self._multi("look", look())]
+        transfer = client.transfer = Transfer(rng, self.load.keys)
+        unwatch, watch, *reads = transfer.preparations()
+        return [
+            Request("ok", unwatch, b"", b"", floor),
+            Request("ok", watch, b"", b"", floor, transfer),
+            *(Request("get", read, read[1], b"", floor, transfer) for read in reads),
+        ]
+
+    def _multi(self, kind: str, inside: list[list[bytes]]) -> list[Request]:
+        """A transaction, whose last command names it."""
+        self._tags += 1
+        tag = b"%s%d:" % (TAG, self._tags)
+        return [
+            Request("ok", [b"MULTI"], b"", b"", self.floor),
+            *(Request("queued", each, b"", b"", self.floor) for each in (*inside, [b"DEL", tag])),
+            Request(kind, [b"EXEC"], b"", tag, self.floor),
+        ]
+
     # Replies.
 
     def node_died(self, node: SimNode) -> None:
@@ -256,9 +310,15 @@ class Workload:
         for client in self._clients:
             if client.node is node:
                 self._disconnect(client)
+        for library in self.libraries:
+            library.node_died(node)
 
     def replied(self, node: SimNode, connection: int, replies: list[Reply], close: bool) -> None:
         """`replies` leave `node` on `connection`."""
+        library = self._libraries_by_connection.get(connection)
+        if library is not None:
+            library.replied(connection, replies)
+            return
         client = self._by_connection.get(connection)
         if client is None:
             self._watch.probes.reply_for_nobody()
@@ -281,6 +341,10 @@ class Workload:
         match request.kind:
             case "get":
                 self._read(client, request, reply, about)
+                if request.transfer is not None:
+                    request.transfer.read(request.key, reply)
+            case "exec" | "look":
+                self._executed(client, request, reply, about)
             case "incr":
                 index = self._model.counted.get((request.key, reply)) if isinstance(reply, int) else None
                 if index is None:
@@ -296,8 +360,8 @@ class Workload:
             case "bad":
                 if not isinstance(reply, (int, Failure)):
                     raise Violation("order of replies", about)
-            case "echo" | "readonly":
-                expected = request.tag if request.kind == "echo" else Simple("OK")
+            case "echo" | "readonly" | "ok" | "queued":
+                expected = request.tag if request.kind == "echo" else Simple("QUEUED") if request.kind == "queued" else OK
                 if reply != expected:
                     raise Violation("order of replies", about)
             case _:
@@ -334,6 +398,21 @@ class Workload:
         if value is not None:
             self._written(client, request, index, about)
 
+    def _executed(self, client: Client, request: Request, reply: Reply, about: str) -> None:
+        index = self._model.aborted.get(request.tag)
+        effect = self._model.effects.get(request.tag)
+        if reply == NO_ARRAY:
+            if index is None:
+                raise Violation("transactions", f"{about}; in the log it is {effect}")
+        elif effect is None or effect[1] != reply:
+            raise Violation("transactions", f"{about}; in the log it is {effect}, or was stopped at {index}")
+        else:
+            index = effect[0]
+            self.outcomes["transactions"] += 1
+        if request.kind == "look" and isinstance(reply, list) and together(reply):
+            raise Violation("transactions", f"{about}: the accounts hold {together(reply)} together")
+        self._written(client, request, index, about)
+
     def _written(self, client: Client, request: Request, index: int, about: str) -> None:
         if index <= request.floor:
             raise Violation("real-time order", f"{about}; it took effect at {index}, and {request.floor} was finished when it was asked")
@@ -344,10 +423,12 @@ class Workload:
         self.outcomes["acknowledged writes"] += 1
 
     def _failed(self, client: Client, node: SimNode, request: Request, failure: Failure) -> None:
+        if request.transfer is not None and request.transfer is client.transfer:
+            client.transfer = None
         if failure.code == "UNCERTAIN":
             self._unknown(request)
             return
-        if failure.code not in _DEFINITE:
+        if failure.code not in _DEFINITE and not (request.arguments == [b"EXEC"] and failure.code == "EXECABORT"):
             raise Violation("known errors", f"{node.name} answers {client.name}'s {request.arguments[:3]} with {failure}")
         self.outcomes["refused"] += 1
         if request.kind == "incr":
@@ -364,10 +445,13 @@ class Workload:
     # The end.
 
     def check(self) -> None:
-        """Compare the counters with what the clients were told."""
+        """Compare the counters with what the clients were told, and count the money."""
+        for library in self.libraries:
+            library.check(int(self._model.string(library.key) or 0))
+        if together([self._model.string(account) for account in ACCOUNTS]):
+            raise Violation("transactions", f"the accounts hold {[self._model.string(account) for account in ACCOUNTS]}")
         for counter, (acknowledged, possible) in sorted(self._counted.items()):
-            told = self._model.value(counter)
-            value = int(told) if isinstance(told, bytes) else 0
+            value = int(self._model.string(counter) or 0)
             if not acknowledged <= value <= possible:
                 raise Violation("counters", f"{counter!r} is {value}; {acknowledged} were acknowledged and {possible} may have happened")
 

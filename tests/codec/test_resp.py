@@ -20,7 +20,7 @@ from raftkv.codec.resp import (
     encode_reply,
 )
 from raftkv.errors import InvalidSettings
-from raftkv.kv.replies import OK, Failure, Reply, Simple
+from raftkv.kv.replies import NO_ARRAY, OK, Failure, Reply, Simple
 from tests.codec.cutting import cut, every_byte
 
 Outcome = tuple[list[list[bytes]], Failure | None]
@@ -345,6 +345,7 @@ def test_limits_below_the_smallest_request_are_refused() -> None:
 
 WIRE: list[tuple[Reply, bytes, bytes]] = [
     (None, b"$-1\r\n", b"_\r\n"),
+    (NO_ARRAY, b"*-1\r\n", b"_\r\n"),
     (OK, b"+OK\r\n", b"+OK\r\n"),
     (Simple("QUEUED"), b"+QUEUED\r\n", b"+QUEUED\r\n"),
     (Failure("WRONGTYPE", "no"), b"-WRONGTYPE no\r\n", b"-WRONGTYPE no\r\n"),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftkv.errors import StateDamaged
-from raftkv.kv import keyspace, list_commands, list_elements, list_search_commands
+from raftkv.kv import budget, list_commands, list_elements, list_search_commands
 from raftkv.kv.command import MAX_KEY_BYTES, Write
 from raftkv.kv.commands import SPECS, Command, CommandError, decode_commands, encode_commands, find_spec, keys_of, parse_request
 from raftkv.kv.keyspace import Changes, Keyspace
@@ -317,13 +317,13 @@ def test_so_many_elements_are_moved_and_no_more() -> None:
 
 def test_an_entry_goes_so_far_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands of one entry share what may be visited; those for which nothing is left can be asked again."""
-    monkeypatch.setattr(keyspace, "MAX_STEPS", 25)
+    monkeypatch.setattr(budget, "MAX_STEPS", 25)
     driver = Driver()
     driver.write("rpush a 1 2 3 4 5 6 7 8 9 10")
     first, second, third, fourth = driver.write("lrem a 0 x", "lrem a 0 x", "lrem a 0 x", "lpop a")
     assert (first, second, fourth) == (0, 0, b"1")
     assert isinstance(third, Failure)
-    assert third.message.endswith("try again")
+    assert third.message.endswith("send fewer of them together")
     assert driver.run("lrem a 0 x") == 0
 
 

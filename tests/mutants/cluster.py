@@ -26,6 +26,7 @@ from raftkv.kv.list_elements import element, pop
 from raftkv.kv.machine import Applied, KvMachine
 from raftkv.kv.replies import OK, Reply, fail
 from raftkv.kv.rows import EXPIRIES, STATE_ROW, VALUES, VALUES_END, decode_expiry_key, expiry_key, value_key
+from raftkv.kv.session_commands import Once
 from raftkv.kv.sessions import SessionChanges, Sessions
 from raftkv.kv.store import Ranges, Rows, Writes
 from raftkv.raft.leader import Leader
@@ -52,6 +53,7 @@ from raftkv.storage.recovery import TailAction, TailFacts, decide_tail
 from raftkv.storage.wal import Wal
 from tests.mutants import storms
 from tests.mutants.mutant import Plant, Shelf, Storms, nothing
+from tests.sim.storms import LIBRARIES
 
 SHELF = Shelf()
 plant = SHELF.plant
@@ -218,6 +220,12 @@ def a_node_without_state_never_leads(patch: pytest.MonkeyPatch) -> None:
 def numbers_of_commands_are_ignored(patch: pytest.MonkeyPatch) -> None:
     """A command that is in the log twice takes effect twice."""
     patch.setattr(SessionChanges, "missing", lambda changes, group: 0)
+
+
+@plant("23", by=found(LIBRARIES, "counters", "final state"))
+def numbers_of_a_clients_commands_are_ignored(patch: pytest.MonkeyPatch) -> None:
+    """What a client library asks another node for, because it heard nothing from the first, takes effect again."""
+    patch.setattr(Once, "apply_in", lambda write, sessions, execute: execute(write.command))
 
 
 @plant("57", by=found(storms.ELECTIONS, "exactly once", "acknowledged writes", "counters", "linearizable reads"))
@@ -403,7 +411,7 @@ def one_node_follows_newer_rules(patch: pytest.MonkeyPatch) -> None:
 def a_command_that_fails_stops_the_machine(patch: pytest.MonkeyPatch) -> None:
     """An error of a command leaves the machine as if it were one of the machine underneath."""
 
-    def apply(writes: Any, changes: Changes, faults: Any) -> list[Reply]:
+    def apply(writes: Any, changes: Changes, clients: Any) -> list[Reply]:
         return [write.apply(changes) for write in writes]
 
     patch.setattr(machine_module, "_apply_writes", apply)

@@ -79,6 +79,7 @@ _ROUTER: dict[str, tuple[tuple[str, ...], str]] = {
     "use_numbers_again": (("25",), "gave|still waits"),
     "read_without_a_round": (("26",), "GET gave|GET shared gave"),
     "read_before_the_point_is_applied": (("73",), "GET gave|GET shared gave"),
+    "take_what_a_client_retries_for_new": (("23", "57"), "on roam|roam:"),
     "deliver_replies_as_they_come": (("85",), "too many|gave|still waits|answered"),
 }
 

@@ -110,6 +110,10 @@ RULES: dict[str, str] = {
     # Collections
     "lists 1": "what is taken from a list leaves no row behind",
     "lists 2": "an element of a list is taken once",
+    # Transactions
+    "transaction 1": "a change of what is watched stops a transaction, also one that was undone",
+    "transaction 2": "a transaction is done at once, as a whole or not at all",
+    "transaction 3": "what belongs to a transaction is never executed on its own",
     # Storage
     "storage 1": "a crash at any operation loses nothing acknowledged",
     "storage 2": "an unsealed bad last group makes the node suspect",
@@ -135,6 +139,6 @@ RULES: dict[str, str] = {
 WAITING: dict[str, str] = {
     **dict.fromkeys(("37", "39", "40", "41", "43"), "waits for membership"),
     "60": "waits for machines of users",
-    "security 7": "waits for transactions and access control",
+    "security 7": "waits for access control",
 }
 """Rows that nothing in the product could break yet, and what they wait for."""

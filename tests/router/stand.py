@@ -69,7 +69,7 @@ class FakeReplica:
 class Stand:
     """A router and what surrounds it. Connection 1 is open from the start."""
 
-    def __init__(self, **settings: int) -> None:
+    def __init__(self, *, session: int = 1, **settings: int) -> None:
         self.replica = FakeReplica()
         self.now_ms = 1000
         self.sent: list[tuple[str, object]] = []
@@ -87,7 +87,7 @@ class Stand:
         self.router = Router(
             self.replica,
             self.settings,
-            b"\x01" * 16,
+            bytes([session]) * 16,
             self._send,
             self._reply,
             clock,

@@ -14,6 +14,8 @@ import pytest
 from raftkv.kv.batch import Group
 from raftkv.kv.machine import GroupReplies
 from raftkv.kv.replies import Failure, Reply
+from raftkv.kv.session_commands import Once
+from raftkv.kv.sessions import SessionChanges
 from raftkv.raft.types import Index
 from raftkv.router.connection import Connection
 from raftkv.router.ports import MachinePort
@@ -197,6 +199,15 @@ def deliver_replies_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Connection, "deliverable", faulty)
 
 
+def take_what_a_client_retries_for_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hazard 23: a command that a client asks another node for is applied again, for that node has a session of its own."""
+
+    def faulty(self: Once, sessions: SessionChanges, execute: Callable[[bytes], Reply]) -> Reply:
+        return execute(self.command)
+
+    monkeypatch.setattr(Once, "apply_in", faulty)
+
+
 PLANTS: tuple[Plant, ...] = (
     resend_under_another_session,
     never_send_again,
@@ -212,6 +223,7 @@ PLANTS: tuple[Plant, ...] = (
     read_without_a_round,
     read_before_the_point_is_applied,
     deliver_replies_as_they_come,
+    take_what_a_client_retries_for_new,
 )
 
 
