@@ -27,7 +27,7 @@ from raftkv.kv.replies import fail
 
 MOST_STEPS: Final = 100_000
 """So many steps may a search, a removal of many or a move take in a write: one for each element that is visited, and for each 512
-bytes of it. A step takes 2 microseconds or so on a small machine, and an election begins when nothing was heard of a leader for a second."""
+bytes of it. A step takes 2 microseconds or so on a small machine, and an election begins when a leader was not heard for a second."""
 
 MOVE_STEPS: Final = 4
 """An element that is moved, which is read, deleted and written, takes so many times the steps."""
