@@ -53,6 +53,18 @@ def cursor(data: bytes) -> int:
     return int(data) % 2**64
 
 
+def drawn_count(data: bytes) -> int:
+    """How many random elements are wanted; below 0 when each may come again.
+
+    Raises:
+        CommandError: it is no number, or too small a one.
+    """
+    number = integer(data)
+    if number == INT64_MIN:
+        fail(f"value is out of range, value must between {-INT64_MAX} and {INT64_MAX}")
+    return number
+
+
 def printable(data: bytes) -> str:
     """`data` as an error line shows it: up to a NUL, and line breaks as spaces. Bytes that are no text survive in the reply."""
     text = data.partition(b"\0")[0].replace(b"\r", b" ").replace(b"\n", b" ")

@@ -18,8 +18,8 @@ LONG_BYTES: Final = 16 << 10
 MAX_HELD_BYTES: Final = 256 << 20
 """What may wait to be written, counting of each key its last value."""
 
-MAX_WRITTEN_BYTES: Final = 4 << 30
-"""What may be written, counting every value: a second or two of copying."""
+MAX_WRITTEN_BYTES: Final = 1 << 30
+"""What may be written, counting every value: about a second of copying."""
 
 MAX_ANSWERED_BYTES: Final = 64 << 20
 """What may be answered."""

@@ -100,8 +100,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     `arity` counts the name: n means exactly n arguments, -n means at least n. `first_key`, `last_key` and `step` say which
     arguments are keys (0 when none are; a negative `last_key` counts from the end). `counted_keys`, if not 0, is the argument that says
     how many keys follow it, besides those. `flags`, `group` and `tips` are Redis's words.
-    `differs` says how it is not like Redis's command of that name, for the table of commands in the documents.
-    `random` says that the command needs a random number.
+    `random` says that the command needs a random number. `differs` says how it is not like Redis's command of that name, for the table
+    of commands in the documents.
     """
 
     name: str

@@ -65,8 +65,8 @@ _BY_SPELLING: Final[dict[bytes, Spec]] = {
 }
 
 MAX_NESTING: Final = 16
-"""How many levels of arrays encoded writes may have in the log. Those of today have four (the list, a command, its pairs); a newer
-program may have more in fields that this one skips. Any stack allows many times as many."""
+"""How many levels of arrays encoded writes may have in the log. Those of today have up to five (the list, a command, a range in it, its
+span, an end of that); a newer program may have more in fields that this one skips. Any stack allows many times as many."""
 
 _SHOWN_BYTES: Final = 128
 """How much of an unknown command, and of its arguments together, its error shows."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, cast
+from typing import Final, NoReturn, cast
 
 from xxhash import xxh3_64_digest
 
@@ -51,13 +51,19 @@ from raftkv.kv.rows import (
 )
 from raftkv.kv.store import Rows, Writes
 
-_WRONG_TYPE = "Operation against a key holding the wrong kind of value"
+WRONG_TYPE: Final = "Operation against a key holding the wrong kind of value"
 
 ELEMENTS_PER_TURN: Final = 2_000
 """So many elements a read may visit on the event loop."""
 
+ELEMENTS_PER_ENTRY: Final = 100_000
+"""So many elements may the commands of one entry visit: some tenths of a second of work, and an election begins after a second."""
+
 FEW_ELEMENTS: Final = 64
 """Up to so many elements are deleted one by one, rather than as a range, which each later read has to skip for a while."""
+
+_FEW_NAMES: Final = 16
+"""Up to so many names are put among sorted ones one by one."""
 
 
 _CLEARED: Final = (VALUES, ELEMENTS, EXPIRIES)
@@ -105,7 +111,7 @@ class Values:
         if value is None:
             return None
         if value.type != kind:
-            fail(_WRONG_TYPE, "WRONGTYPE")
+            fail(WRONG_TYPE, "WRONGTYPE")
         return decode_collection(key, value)
 
     def revision(self, key: bytes) -> int:
@@ -149,7 +155,7 @@ class Values:
         if 0 < expiry_ms < self.clock_ms:
             return None
         if kind != STRING:
-            fail(_WRONG_TYPE, "WRONGTYPE")
+            fail(WRONG_TYPE, "WRONGTYPE")
         return row[HEADER_BYTES:]
 
 
@@ -172,13 +178,24 @@ class Keyspace(Values):
         found = super().elements(start, end, backwards=backwards)
         return found if self._visits is None else self._counted(found)
 
+    def visit(self) -> None:
+        """Another element is visited: what goes through elements by their names says so here.
+
+        Raises:
+            TakesLong: these are too many.
+        """
+        if self._visits is not None:
+            if not self._visits:
+                self._refuse()
+            self._visits -= 1
+
     def _counted(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
         for row in found:
-            if self._visits is not None:
-                if not self._visits:
-                    raise TakesLong
-                self._visits -= 1
+            self.visit()
             yield row
+
+    def _refuse(self) -> NoReturn:
+        raise TakesLong
 
     def count(self) -> int:
         """How many keys there are. Visits every row, without its value."""
@@ -208,7 +225,7 @@ class Changes(Keyspace):
     """
 
     def __init__(self, rows: Rows, index: int, clock_ms: int, version: int, collections: int = 0) -> None:
-        super().__init__(rows, clock_ms)
+        super().__init__(rows, clock_ms, visits=ELEMENTS_PER_ENTRY)
         self.index = index
         self.version = version
         self.rows: Writes = {}
@@ -224,6 +241,8 @@ class Changes(Keyspace):
         """Ranges of elements that go away."""
         self._names: dict[bytes, list[bytes]] = {}
         """The rows of elements that this batch has touched, in order, by the prefix of their collection."""
+        self._unsorted: dict[bytes, list[bytes]] = {}
+        """Those of them that have yet to be put among the others."""
         self._undo: list[tuple[bytes, bytes | None] | Callable[[], None]] = []
         self._mark = 0
         self.pushed: dict[bytes, None] = {}
@@ -378,25 +397,28 @@ class Changes(Keyspace):
     def put_element(self, collection: Collection, name: bytes, value: bytes | None) -> None:
         """Change the row `name` of an element of `collection`; None deletes it."""
         if name not in self.rows:
-            names = self._names.setdefault(collection.prefix, [])
-            if not names or names[-1] < name:
-                names.append(name)
-            elif (at := bisect_left(names, name)) == len(names) or names[at] != name:
-                names.insert(at, name)
+            self._unsorted.setdefault(collection.prefix, []).append(name)
         self.put_row(name, value)
 
     def put_elements(self, collection: Collection, rows: Sequence[tuple[bytes, bytes]]) -> None:
-        """As `put_element` for each of `rows`, which are in order; faster where many are touched already."""
-        names = self._names.setdefault(collection.prefix, [])
-        new = [name for name, _ in rows if name not in self.rows]
-        if new:
-            at = bisect_left(names, new[0])
-            if at == len(names) or new[-1] < names[at]:
-                names[at:at] = new
-            else:
-                names[:] = sorted({*names, *new})
+        """As `put_element` for each of `rows`."""
         for name, value in rows:
-            self.put_row(name, value)
+            self.put_element(collection, name, value)
+
+    def _touched(self, prefix: bytes) -> list[bytes]:
+        """The rows of elements of a collection that this batch has touched, in order."""
+        names = self._names.get(prefix, [])
+        new = self._unsorted.pop(prefix, None)
+        if new is None:
+            return names
+        if len(new) < _FEW_NAMES:
+            for name in new:
+                if (at := bisect_left(names, name)) == len(names) or names[at] != name:
+                    names.insert(at, name)
+        else:
+            names = sorted({*names, *new})
+        self._names[prefix] = names
+        return names
 
     def drop_elements(self, collection: Collection) -> None:
         """Delete the rows of all elements of `collection`, at the same cost for many and for a million."""
@@ -404,13 +426,13 @@ class Changes(Keyspace):
         if collection.count > FEW_ELEMENTS:
             self.drop_range(collection, start, end)
             return
-        for name, _ in list(self.elements(start, end)):
+        for name, _ in list(self.walk(start, end)):
             self.put_row(name, None)
 
     def drop_range(self, collection: Collection, start: bytes, end: bytes) -> None:
         """Delete the rows start <= row < end of elements of `collection`, at the same cost for few and for a million. None of them may
         be looked for by this batch, until it is put again."""
-        names = self._names.get(collection.prefix, [])
+        names = self._touched(collection.prefix)
         for name in names[bisect_left(names, start) : bisect_left(names, end)]:
             if name in self.rows:
                 self.put_row(name, None)  # ranges go away before rows are written
@@ -419,10 +441,21 @@ class Changes(Keyspace):
         self._undo.append(lambda: dropped.remove((start, end)))
 
     def elements(self, start: bytes, end: bytes, *, backwards: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        """As changed so far, and also by what is done to rows while they are gone through."""
+        """As changed so far, and also by what is done to rows while they are gone through.
+
+        Raises:
+            CommandError: while it goes through them: the commands of this entry have visited too many.
+        """
+        return self._counted(self.walk(start, end, backwards=backwards))
+
+    def _refuse(self) -> NoReturn:
+        fail(f"commands that are applied together visited more than {ELEMENTS_PER_ENTRY} elements; try again, or with fewer")
+
+    def walk(self, start: bytes, end: bytes, *, backwards: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """As `elements`, uncounted: for what is bounded otherwise, so that nothing counts twice."""
         stored = iter(()) if self.cleared else self._rows.scan(start, end, backwards=backwards)
-        names = self._names.get(start[:PREFIX_BYTES])
-        if names is None:
+        names = self._touched(start[:PREFIX_BYTES])
+        if not names:
             return stored
         touched = names[bisect_left(names, start) : bisect_left(names, end)]
         if backwards:
@@ -518,5 +551,5 @@ def string_of(value: Value) -> bytes:
         CommandError: WRONGTYPE.
     """
     if value.type != STRING:
-        fail(_WRONG_TYPE, "WRONGTYPE")
+        fail(WRONG_TYPE, "WRONGTYPE")
     return value.data

@@ -1,8 +1,6 @@
 """Commands on the whole key space: DBSIZE, SCAN, KEYS, RANDOMKEY, FLUSHALL, FLUSHDB; and SWAPDB, with one database.
 
-A cursor of SCAN is the upper 52 bits of the hash of the next key, so that it needs nothing kept on the node, means the same on
-every node, and fits where a program keeps numbers as floats. Keys with the same 52 bits are always returned by the same call. A key
-that is there throughout is returned, and returned once.
+`kv.scan` says what a cursor is.
 
 RANDOMKEY takes the first key whose hash is not below a random number, so each key comes about as often as any other, but not exactly.
 """
@@ -14,27 +12,16 @@ from typing import Annotated, ClassVar, Final
 
 from msgspec import Meta
 
-from raftkv.kv.arguments import INT64_MAX, NO_DATABASE, SYNTAX_ERROR, cursor, integer, number_32
+from raftkv.kv.arguments import INT64_MAX, NO_DATABASE, SYNTAX_ERROR, cursor, number_32
 from raftkv.kv.command import MAX_REPLY_BYTES, NO_KEYS, Command, Read, Write, machine_spec
 from raftkv.kv.glob import Pattern
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.replies import OK, Reply, fail
-from raftkv.kv.rows import TYPE_NAMES, decode_header, hash_of_value, key_of_value
-
-DEFAULT_COUNT: Final = 10
-MAX_COUNT: Final = 1000
-"""COUNT is a hint; more rows than this are not visited by one call."""
-
-MAX_STEPS: Final = 4 << 20
-"""One call stops when the bytes it has read and the steps of its pattern exceed this together, but visits one key at least."""
-
-MAX_PATTERN_BYTES: Final = 4096
+from raftkv.kv.rows import TYPE_NAMES, VALUES, decode_header, key_of_value
+from raftkv.kv.scan import DEFAULT_COUNT, MAX_PATTERN_BYTES, check_pattern, first_hash, page, read_options
 
 MAX_KEYS_STEPS: Final = 1 << 30
 """How many steps KEYS may take with its pattern: seconds, in a thread of its own."""
-
-_BUCKET_BITS: Final = 52
-_BUCKET_SHIFT: Final = 64 - _BUCKET_BITS
 
 
 class CountKeys(Read, frozen=True, array_like=True, gc=False, tag=9):
@@ -55,26 +42,16 @@ class Scan(Read, frozen=True, array_like=True, gc=False, tag=10):
     of_type: str | None = None
 
     def read(self, keys: Keyspace) -> Reply:
-        if self.cursor >> _BUCKET_BITS:
+        start = first_hash(self.cursor)
+        if start is None:
             return [b"0", []]
-        pattern = None if self.pattern is None else Pattern(self.pattern)
+        place, rows = page(keys.scan(start), len(VALUES), self.count, self.pattern)
         found: list[Reply] = []
-        visited = steps = 0
-        last_bucket = -1
-        for name, row in keys.scan(self.cursor << _BUCKET_SHIFT):
-            bucket = hash_of_value(name) >> _BUCKET_SHIFT
-            if visited and bucket != last_bucket and (visited >= min(self.count, MAX_COUNT) or steps > MAX_STEPS):
-                return [b"%d" % bucket, found]
-            key = key_of_value(name)
-            visited += 1
-            steps += len(row) + (0 if pattern is None else pattern.cost(key))
-            last_bucket = bucket
+        for key, row in rows:
             kind, expiry_ms = decode_header(row)
-            if 0 < expiry_ms < keys.clock_ms or (self.of_type is not None and TYPE_NAMES.get(kind) != self.of_type):
-                continue
-            if pattern is None or pattern.matches(key):
+            if not 0 < expiry_ms < keys.clock_ms and self.of_type in (None, TYPE_NAMES.get(kind)):
                 found.append(key)
-        return [b"0", found]
+        return [place, found]
 
 
 class FindKeys(Read, frozen=True, array_like=True, gc=False, tag=40):
@@ -139,38 +116,10 @@ class SwapDatabase(Write, frozen=True, array_like=True, gc=False, tag=42):
         return OK
 
 
-def check_pattern(data: bytes) -> None:
-    """Check that a pattern is not too long.
-
-    Raises:
-        CommandError: it is.
-    """
-    if len(data) > MAX_PATTERN_BYTES:
-        fail(f"pattern is longer than {MAX_PATTERN_BYTES} bytes")
-
-
 def _parse_scan(args: Sequence[bytes]) -> Command:
     place = cursor(args[1])
-    count = DEFAULT_COUNT
-    pattern: bytes | None = None
-    kind: str | None = None
-    for position in range(2, len(args), 2):
-        option = args[position].upper()
-        if position + 1 == len(args):
-            fail(SYNTAX_ERROR)
-        argument = args[position + 1]
-        if option == b"COUNT":
-            count = integer(argument)
-            if count < 1:
-                fail(SYNTAX_ERROR)
-        elif option == b"MATCH":
-            check_pattern(argument)
-            pattern = None if argument == b"*" else argument
-        elif option == b"TYPE":
-            kind = argument.lower().decode("latin-1")
-        else:
-            fail(SYNTAX_ERROR)
-    return Scan(place, count, pattern, kind)
+    options = read_options(args[2:], typed=True)
+    return Scan(place, options.count, options.pattern, options.of_type)
 
 
 def _parse_flush(args: Sequence[bytes]) -> Command:

@@ -19,7 +19,12 @@ _CATEGORIES = {
     "bitmap": "@bitmap",
     "connection": "@connection",
     "generic": "@keyspace",
+    "hash": "@hash",
+    "list": "@list",
+    "pubsub": "@pubsub",
     "scripting": "@scripting",
+    "set": "@set",
+    "sorted-set": "@sortedset",
     "string": "@string",
     "transactions": "@transaction",
 }
@@ -103,6 +108,8 @@ def _categories(spec: Spec) -> list[str]:
     """The ACL categories that follow from group and flags."""
     found = [_CATEGORIES[spec.group]] if spec.group in _CATEGORIES else []
     found += [f"@{kind}" for flag, kind in (("readonly", "read"), ("write", "write")) if flag in spec.flags]
+    if "blocking" in spec.flags:
+        found.append("@blocking")
     found.append("@fast" if "fast" in spec.flags else "@slow")
     return found
 

@@ -1,7 +1,9 @@
 """The state of one client connection: what it asked for, what was answered, and in which order the two leave.
 
 What always holds: every request gets exactly one reply, and replies leave in the order of the requests. A request that is
-answered out of turn (an error, a refusal) waits here for those before it. Nothing here decides; the router does.
+answered out of turn (an error, a refusal) waits here for those before it. What the client is told without having asked leaves in the
+order in which it came, between the replies: after all that were there when it came, and before those that were not. Nothing here
+decides; the router does.
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from raftkv.kv.replies import Failure, Reply
+from raftkv.kv.replies import Failure, Pushes, Reply
 
 if TYPE_CHECKING:
     from raftkv.router.reads import OwnReads
     from raftkv.router.transactions import ClientTransaction
+    from raftkv.router.waiting import Waiter
 
 
 class _Pending:
@@ -58,6 +61,8 @@ class Connection:
     most one of the two is not zero. `held_back` says that a request waits for replies to leave. `changed` collects the
     connections that have replies to deliver or may take up more. `gave_up` says that the last of what was taken up was not answered
     in its time: then what waits behind it has no more time than it had when it came. `transaction` is what it has watched and queued.
+    `subscribed` says that it listens to a channel, `waiter` what it waits for in a blocking pop, and `ended` that the client will ask
+    nothing more.
     """
 
     __slots__ = (
@@ -65,12 +70,14 @@ class Connection:
         "_changed",
         "_conversions",
         "_is_changed",
+        "_pushes",
         "_sizes",
         "_slots",
         "address",
         "chunks",
         "closed",
         "closing",
+        "ended",
         "gave_up",
         "held_back",
         "id",
@@ -79,7 +86,9 @@ class Connection:
         "protocol",
         "readonly",
         "reads_out",
+        "subscribed",
         "transaction",
+        "waiter",
         "writes_out",
     )
 
@@ -93,6 +102,9 @@ class Connection:
         self.closed = False
         self.held_back = False
         self.gave_up = False
+        self.subscribed = False
+        self.ended = False
+        self.waiter: Waiter | None = None
         self.chunks: list[Chunk] = []
         self.writes_out = 0
         self.reads_out = 0
@@ -105,6 +117,7 @@ class Connection:
         self._slots: list[Reply] = []
         self._base = 0
         self._sizes: list[int] = []
+        self._pushes: list[tuple[int, Pushes]] = []
 
     @property
     def idle(self) -> bool:
@@ -128,7 +141,7 @@ class Connection:
     @property
     def delivered(self) -> bool:
         """Whether everything taken up has been answered and has left."""
-        return not self._slots
+        return not (self._slots or self._pushes)
 
     @property
     def held(self) -> tuple[int, int]:
@@ -198,6 +211,23 @@ class Connection:
             self._slots[start : start + len(replies)] = replies
             self.touch()
 
+    def push(self, pushes: Pushes) -> None:
+        """Tell the client something that he has not asked for."""
+        if self.closing or self.closed:
+            return
+        slots = self._slots
+        place = slots.index(_PENDING) if self.writes_out or self.reads_out else len(slots)
+        self._pushes.append((self._base + place, pushes))
+        self.touch()
+
+    def take_pushes(self, replies: list[Reply]) -> int:
+        """Put what was pushed in its places among `replies`, which `deliverable` has just taken out; how many there are."""
+        pushes, self._pushes = self._pushes, []
+        first = self._base - len(replies)
+        for inserted, (ticket, each) in enumerate(pushes):
+            replies.insert(ticket - first + inserted, each)
+        return len(pushes)
+
     def settle(self) -> None:
         """Convert the replies that have come, before anything is taken up that depends on them. Never while an entry is applied."""
         for ticket in list(self._conversions):
@@ -232,4 +262,5 @@ class Connection:
         self._conversions.clear()
         self.chunks.clear()
         self._slots.clear()
+        self._pushes.clear()
         self._sizes.clear()

@@ -204,6 +204,8 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
     """Bytes of other nodes' groups that wait at the leader."""
     max_forwarded_reads: int = 100_000
     """Reads of other nodes that wait at the leader."""
+    max_subscription_bytes: int = 256 << 20
+    """What the subscriptions of this node's clients take, about."""
     max_answer_bytes: int = 16 << 20
     """Bytes of replies in one answer to another node's reads."""
     retry_ms: int = 10

@@ -20,7 +20,7 @@ from raftkv.client.replies import Answer, as_integer, as_string_or_none
 from raftkv.client.url import Address, Settings
 from raftkv.codec.resp import RequestLimits, RequestParser
 from raftkv.errors import RaftkvError, Refused, ReplyError
-from raftkv.kv.replies import Failure, NoArray, Reply, Simple
+from raftkv.kv.replies import Failure, NoArray, Pairs, Pushes, Reply, SetReply, Simple
 from raftkv.sim.clock import Schedule, Timer
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Trace, Violation
@@ -232,6 +232,12 @@ def answer_of(reply: Reply) -> Answer:
         return reply.text.encode()
     if isinstance(reply, list):
         return [answer_of(item) for item in reply]
+    if isinstance(reply, SetReply):
+        return [answer_of(member) for member in reply.members]
+    if isinstance(reply, Pairs):
+        return [[answer_of(half) for half in pair] for pair in reply.pairs]
     if isinstance(reply, dict):
         return {answer_of(key): answer_of(value) for key, value in reply.items()}
+    if isinstance(reply, Pushes):
+        raise TypeError("this client subscribes to nothing")
     return None if isinstance(reply, NoArray) else reply

@@ -14,6 +14,8 @@ import heapq
 from bisect import bisect_right
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from raftkv.kv.batch import Group, decode_batch
 from raftkv.kv.command import Read, Write
 from raftkv.kv.commands import decode_writes
@@ -24,6 +26,7 @@ from raftkv.kv.list_commands import ListPop, ListPush
 from raftkv.kv.replies import OK, Reply
 from raftkv.kv.session_commands import Once, OpenSession
 from raftkv.kv.sessions import LIMITS
+from raftkv.kv.sorted_set_commands import AddMembers, AddToScore, RemoveMembers
 from raftkv.kv.string_commands import Get, Set, SetWith
 from raftkv.kv.transactions import Transaction
 from raftkv.sim.trace import Violation
@@ -31,8 +34,14 @@ from raftkv.sim.trace import Violation
 TAG = b"tag:"
 """What the second key of a DEL begins with."""
 
-Value = bytes | tuple[bytes, ...] | None
-"""A string, a list, or nothing."""
+class SortedSet(Struct, frozen=True):
+    """Members and scores, in order."""
+
+    pairs: tuple[tuple[bytes, float], ...]
+
+
+Value = bytes | tuple[bytes, ...] | SortedSet | None
+"""A string, a list, a sorted set, or nothing."""
 
 Version = tuple[int, Value]
 """An index, and the value of a key from then on."""
@@ -63,6 +72,8 @@ class Model:
         """List and element, None where there was none, to the indices where it was taken away."""
         self.aborted: dict[bytes, int] = {}
         """Tag of a transaction that was stopped by a change of what it watched, to the index where that was found."""
+        self.summed: dict[tuple[bytes, bytes, float], list[int]] = {}
+        """Sorted set, member and score to the indices where an increment came to that score."""
         self.refused: set[bytes] = set()
         """Tags of commands whose clients were told that they did not happen."""
         self.versions: dict[bytes, list[Version]] = {}
@@ -82,7 +93,7 @@ class Model:
         return versions[-1][1] if versions else None
 
     def string(self, key: bytes) -> bytes | None:
-        """The string at `key` now."""
+        """The string at `key` now, if there is one."""
         value = self.value(key)
         return value if isinstance(value, bytes) else None
 
@@ -177,6 +188,23 @@ class Model:
                 self.popped.setdefault((key, elements[0] if elements else None), []).append(self.index)
                 if elements:
                     self._put(key, elements[1:] or None, self._due.get(key, 0))
+            case AddMembers(key=key, elements=elements, options=0):
+                scores = self._scores(key)
+                count = len(scores)
+                scores.update(elements)
+                self._put_scores(key, scores)
+                self._took_effect(elements[-1][0], len(scores) - count)
+            case AddToScore(key=key, member=member, amount=amount, options=0):
+                scores = self._scores(key)
+                score = scores.get(member, 0) + amount
+                self._put_scores(key, {**scores, member: score})
+                self.summed.setdefault((key, member, score), []).append(self.index)
+            case RemoveMembers(key=key, members=members):
+                scores = self._scores(key)
+                gone = sum(scores.pop(member, None) is not None for member in members)
+                if gone:
+                    self._put_scores(key, scores)
+                self._took_effect(members[-1], gone)
             case Delete(keys=keys):
                 gone = 0
                 for key in keys:
@@ -206,10 +234,6 @@ class Model:
                 raise Violation("log content", f"entry {self.index} holds {write}, which no client asked for")
         return True
 
-    def _list(self, key: bytes) -> tuple[bytes, ...]:
-        value = self.value(key)
-        return value if isinstance(value, tuple) else ()
-
     def _apply_transaction(self, transaction: Transaction, watches: tuple[tuple[bytes, int], ...]) -> None:
         members = transaction.members()
         tag = members[-1].keys[-1] if isinstance(members[-1], Delete) else b""
@@ -237,6 +261,18 @@ class Model:
                 return 0
             case _:
                 raise Violation("log content", f"entry {self.index} holds {member} in a transaction, which no client asked for")
+
+    def _list(self, key: bytes) -> tuple[bytes, ...]:
+        value = self.value(key)
+        return value if isinstance(value, tuple) else ()
+
+    def _scores(self, key: bytes) -> dict[bytes, float]:
+        value = self.value(key)
+        return dict(value.pairs) if isinstance(value, SortedSet) else {}
+
+    def _put_scores(self, key: bytes, scores: dict[bytes, float]) -> None:
+        pairs = tuple(sorted(scores.items(), key=lambda item: (item[1], item[0])))
+        self._put(key, SortedSet(pairs) if pairs else None, self._due.get(key, 0))
 
     def _took_effect(self, tag: bytes, reply: Reply) -> None:
         if tag in self.effects:

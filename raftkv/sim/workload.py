@@ -23,10 +23,10 @@ from collections.abc import Collection
 
 from msgspec import Struct
 
-from raftkv.kv.replies import NO_ARRAY, OK, Failure, Reply, Simple
+from raftkv.kv.replies import NO_ARRAY, OK, Failure, Pairs, Reply, Simple
 from raftkv.sim.clock import Schedule
 from raftkv.sim.library import Library, Nodes, new_core
-from raftkv.sim.model import TAG, Value
+from raftkv.sim.model import TAG, SortedSet, Value
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Trace, Violation
 from raftkv.sim.transfers import ACCOUNTS, Transfer, look, together
@@ -63,6 +63,8 @@ class Load(Struct, frozen=True, kw_only=True):
     """The share of further commands that are about lists."""
     transfers: float = 0.0
     """The share of pipelines that begin a transfer between two accounts, or look at all of them, in a transaction."""
+    sorted_sets: float = 0.0
+    """The share of further commands that are about sorted sets."""
 
 
 class Request:
@@ -102,9 +104,12 @@ class Client:
 
 
 def value_told(reply: Reply) -> Value:
-    """The value of a key, as a reply tells it; one that no key has if it is none. An empty list is nothing."""
+    """The value of a key, as a reply tells it; one that no key has if it is none. An empty collection is nothing."""
     if isinstance(reply, list):
         return tuple(each for each in reply if isinstance(each, bytes)) or None
+    if isinstance(reply, Pairs):
+        told = [(member, score) for member, score in reply.pairs if isinstance(member, bytes) and isinstance(score, float)]
+        return SortedSet(tuple(told)) if told else None
     return reply if isinstance(reply, bytes) or reply is None else b""
 
 
@@ -234,6 +239,8 @@ class Workload:
             return Request("bad", [b"INCR", key], key, b"", self.floor)
         if load.lists and rng.random() < load.lists:
             return self._about_a_list(rng, tag)
+        if load.sorted_sets and rng.random() < load.sorted_sets:
+            return self._about_a_sorted_set(rng, tag)
         if choice < 0.34:
             return Request("get", [b"GET", key], key, b"", self.floor)
         if choice < 0.42:
@@ -303,6 +310,22 @@ class Workload:
             Request(kind, [b"EXEC"], b"", tag, self.floor),
         ]
 
+    def _about_a_sorted_set(self, rng: random.Random, tag: bytes) -> Request:
+        key = b"sorted set:%d" % rng.randrange(self.load.keys)
+        member, score, other = b"m%d" % rng.randrange(3), b"%d" % rng.randint(-2, 2), b"%.1f" % rng.uniform(-2, 2)
+        kind, arguments = rng.choices(
+            [
+                ("zadd", [b"ZADD", key, score, member, other, tag]),
+                ("zincrby", [b"ZINCRBY", key, score, member]),
+                ("zrem", [b"ZREM", key, member, tag]),
+                ("get", [b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"]),
+                ("del", [b"DEL", key, tag]),
+                ("expire", [b"PEXPIRE", key, b"%d" % rng.randint(*self.load.ttl_ms)]),
+            ],
+            [30, 20, 15, 25, 7, 3],
+        )[0]
+        return Request(kind, arguments, key, tag if tag in arguments else b"", self.floor)
+
     # Replies.
 
     def node_died(self, node: SimNode) -> None:
@@ -354,6 +377,8 @@ class Workload:
                 self._written(client, request, index, about)
             case "pop":
                 self._popped(client, request, reply, about)
+            case "zincrby":
+                self._summed(client, request, reply, about)
             case "expire":
                 if reply not in (0, 1):
                     raise Violation("order of replies", about)
@@ -390,7 +415,7 @@ class Workload:
     def _popped(self, client: Client, request: Request, reply: Reply, about: str) -> None:
         """An element is taken away once. That there was none is told only as often as it happened, at an index that is not known."""
         value = value_told(reply)
-        indices = [] if isinstance(value, tuple) else self._model.popped.get((request.key, value), [])
+        indices = [] if isinstance(value, tuple | SortedSet) else self._model.popped.get((request.key, value), [])
         index = next((index for index in indices if index > request.floor), None)
         if index is None:
             raise Violation("acknowledged writes", f"{about}; that did not happen after {request.floor}")
@@ -411,6 +436,15 @@ class Workload:
             self.outcomes["transactions"] += 1
         if request.kind == "look" and isinstance(reply, list) and together(reply):
             raise Violation("transactions", f"{about}: the accounts hold {together(reply)} together")
+
+    def _summed(self, client: Client, request: Request, reply: Reply, about: str) -> None:
+        """Each increment comes to its score once. Which of several that came to the same one it was is not known."""
+        score = reply if isinstance(reply, float) else float("nan")
+        indices = self._model.summed.get((request.key, request.arguments[-1], score), [])
+        index = next((index for index in indices if index > max(request.floor, client.seen - 1)), None)
+        if index is None:
+            raise Violation("acknowledged writes", f"{about}; the log never came to that after {request.floor}")
+        indices.remove(index)
         self._written(client, request, index, about)
 
     def _written(self, client: Client, request: Request, index: int, about: str) -> None:
@@ -448,8 +482,9 @@ class Workload:
         """Compare the counters with what the clients were told, and count the money."""
         for library in self.libraries:
             library.check(int(self._model.string(library.key) or 0))
-        if together([self._model.string(account) for account in ACCOUNTS]):
-            raise Violation("transactions", f"the accounts hold {[self._model.string(account) for account in ACCOUNTS]}")
+        accounts = [self._model.string(account) for account in ACCOUNTS]
+        if together(accounts):
+            raise Violation("transactions", f"the accounts hold {accounts}")
         for counter, (acknowledged, possible) in sorted(self._counted.items()):
             value = int(self._model.string(counter) or 0)
             if not acknowledged <= value <= possible:

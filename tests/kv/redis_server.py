@@ -20,7 +20,7 @@ class RedisServer:
         program = shutil.which("redis-server")
         if program is None:
             raise FileNotFoundError("redis-server is not installed")
-        path = directory / "socket"
+        self.path = path = directory / "socket"
         options = f"--port 0 --unixsocket {path} --databases 1 --appendonly no --dir {directory} --save".split()
         self._process = subprocess.Popen([program, *options, ""], stdout=subprocess.PIPE)
         # The server says when it accepts connections; until then there is nothing to connect to.
@@ -42,13 +42,21 @@ class RedisServer:
         return RawConnection(self._connect())
 
     def ask(self, args: Sequence[bytes]) -> Reply:
-        """The reply to one request."""
+        """The reply to one request, of those that RESP2 has."""
+        reply, raw = self._ask(args)
+        return plain(reply, raw)
+
+    def wire(self, args: Sequence[bytes]) -> bytes:
+        """The reply to one request, as it came."""
+        return self._ask(args)[1]
+
+    def _ask(self, args: Sequence[bytes]) -> tuple[object, bytes]:
         self._socket.sendall(b"*%d\r\n" % len(args) + b"".join(b"$%d\r\n%s\r\n" % (len(arg), arg) for arg in args))
         raw = b""
         while True:
             reply = self._reader.gets()
             if reply is not False:
-                return plain(reply, raw)
+                return reply, raw
             data = self._socket.recv(1 << 16)
             raw += data
             self._reader.feed(data)

@@ -409,3 +409,22 @@ def test_numbers_are_read_as_redis_reads_them(server: RedisServer, text: str) ->
         if not isinstance(expected, bytes):
             assert got == expected
         assert type(got) is type(expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_common_subsequences_are_those_of_redis(server: RedisServer, seed: int) -> None:
+    """LCS finds the same pieces in the same order, with any options, in any strings, and refuses the same requests."""
+    rng = random.Random(seed)
+    driver = with_a_list(server)
+    options = [b"idx", b"LEN", b"withmatchlen", b"minmatchlen 2", b"minmatchlen -1", b"minmatchlen", b"minmatchlen x", b"junk"]
+    for _ in range(400):
+        for key in (b"a", b"b"):
+            value = bytes(rng.choices(b"xyz", k=rng.randint(0, 12)))
+            for side in (server.ask, driver.run):
+                side([b"set", key, value])
+        chosen = rng.choices(options, [12, 6, 6, 6, 2, 1, 1, 1], k=rng.choice([0, 1, 1, 2, 3]))
+        args = [b"lcs", *rng.choices([b"a", b"b", b"w", b"nothing"], [6, 6, 1, 1], k=2), *b" ".join(chosen).split()]
+        expected, got = server.ask(args), driver.run(args)
+        if isinstance(got, dict):  # RESP2 shows it so
+            got = [half for pair in got.items() for half in pair]
+        assert got == expected, args

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftkv.errors import InvariantBroken, ProtocolError
-from raftkv.kv import bit_commands, counter_commands, expiry_commands, key_commands, range_commands, space_commands, string_commands
+from raftkv.kv import (
+    bit_commands,
+    counter_commands,
+    expiry_commands,
+    key_commands,
+    lcs_commands,
+    range_commands,
+    space_commands,
+    string_commands,
+)
 from raftkv.kv.bit_commands import CombineBits, CountBits, FindBit, GetBit, SetBit
 from raftkv.kv.command import MAX_KEY_BYTES, ConnectionCommand, Read, Write
 from raftkv.kv.commands import (
@@ -29,9 +38,11 @@ from raftkv.kv.counter_commands import IncrementBy, IncrementByDecimal
 from raftkv.kv.expiry_commands import Expire, ExpireAt, ExpiryTime, Persist, TimeToLive
 from raftkv.kv.key_commands import Copy, Delete, Exists, Rename, TypeOf
 from raftkv.kv.keyspace import Changes, Keyspace
+from raftkv.kv.lcs_commands import CommonSubsequence
 from raftkv.kv.range_commands import Append, GetRange, Length, SetRange
-from raftkv.kv.replies import NO_ARRAY, OK, Failure, Reply, Simple, decode_replies, encode_replies
-from raftkv.kv.space_commands import MAX_PATTERN_BYTES, Clear, CountKeys, FindKeys, RandomKey, Scan, SwapDatabase
+from raftkv.kv.replies import NO_ARRAY, OK, Failure, Pairs, Reply, SetReply, Simple, decode_replies, encode_replies
+from raftkv.kv.scan import MAX_PATTERN_BYTES
+from raftkv.kv.space_commands import Clear, CountKeys, FindKeys, RandomKey, Scan, SwapDatabase
 from raftkv.kv.string_commands import (
     DeleteIf,
     Digest,
@@ -175,6 +186,7 @@ PARSED = {
     "bitcount a 0 -1 bit junk more": CountBits(b"a", (b"0", b"-1", b"bit", b"junk")),
     "bitpos a 0 5": FindBit(b"a", False, (b"5",)),
     "bitop XOR to a b": CombineBits("xor", b"to", (b"a", b"b")),
+    "lcs a b minmatchlen 2": CommonSubsequence(b"a", b"b", (b"minmatchlen", b"2")),
     "incr a": IncrementBy(b"a", 1),
     "decr a": IncrementBy(b"a", -1),
     "decrby a -9223372036854775807": IncrementBy(b"a", 2**63 - 1),
@@ -262,6 +274,7 @@ ENCODED = {
     "type a": "919225c40161",
     "keys a*": "919228c402612a",
     "randomkey": "91922900",
+    "lcs a b minmatchlen 2": "919430c40161c4016292c40b6d696e6d617463686c656ec40132",
     "getbit a 9": "91932bc4016109",
     "setbit a 9 1": "91942cc4016109c3",
     "bitcount a 0 -1 bit junk more": "91932dc4016194c40130c4022d31c403626974c4046a756e6b",
@@ -285,7 +298,8 @@ def test_every_command_on_strings_and_keys_has_its_bytes_above() -> None:
     """None comes into the log, or goes to another node, without a test of its encoding."""
     shown = {Set, SetWith, IncrementBy, Delete, Expire, Clear, *(type(PARSED[request]) for request in ENCODED)}
     written_first = {Get, Exists, TimeToLive, CountKeys, Scan}
-    families = (string_commands, counter_commands, range_commands, bit_commands, key_commands, expiry_commands, space_commands)
+    strings = (string_commands, counter_commands, range_commands, bit_commands, lcs_commands)
+    families = (*strings, key_commands, expiry_commands, space_commands)
     assert {command for family in families for command in family.COMMANDS} == shown | written_first
 
 
@@ -408,7 +422,8 @@ REPLIES = st.recursive(
     st.none() | st.integers(-(2**63), 2**63 - 1) | st.binary(max_size=5) | st.booleans() | st.builds(Simple, st.text(max_size=3))
     | st.just(NO_ARRAY)
     | st.builds(Failure, st.just("ERR"), st.text(max_size=3)) | st.floats(allow_nan=False),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.binary(max_size=3) | st.integers(0, 9), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.binary(max_size=3) | st.integers(0, 9), inner, max_size=3)
+    | st.builds(SetReply, st.lists(inner, max_size=3)) | st.builds(Pairs, st.lists(st.tuples(inner, inner), max_size=3)),
     max_leaves=6,
 )  # fmt: skip
 
@@ -416,7 +431,7 @@ REPLIES = st.recursive(
 @settings(max_examples=100, deadline=None)
 @given(replies=st.lists(REPLIES, max_size=4))
 def test_replies_survive_their_codec(replies: list[Reply]) -> None:
-    """Every reply is decoded as what it was, statuses, errors, arrays and maps told apart at any depth."""
+    """Every reply is decoded as what it was, statuses, errors, arrays, maps, sets and pairs told apart at any depth."""
     assert decode_replies(encode_replies(replies)) == replies
     assert [type(reply) for reply in decode_replies(encode_replies(replies))] == [type(reply) for reply in replies]
 

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftkv.kv import budget, counter_commands, string_commands
+from raftkv.kv import budget, decimals, string_commands
 from raftkv.kv.bit_commands import MAX_COMBINED_BYTES
 from raftkv.kv.budget import LONG_BYTES, Budget
 from raftkv.kv.command import MAX_REPLY_BYTES
 from raftkv.kv.commands import parse_request
-from raftkv.kv.counter_commands import LARGEST, parse_decimal, spell
+from raftkv.kv.decimals import LARGEST, parse_decimal, spell
 from raftkv.kv.keyspace import Changes
+from raftkv.kv.lcs_commands import MAX_STEPS
 from raftkv.kv.range_commands import MAX_STRING_BYTES
 from raftkv.kv.replies import OK, Failure, Reply, Simple
 from raftkv.kv.rows import LIST, Value, header, value_key
@@ -248,6 +249,16 @@ def test_values_asked_for_together_are_bounded() -> None:
         assert driver.run("bitop or to" + names) == Failure("ERR", f"BITOP would combine more than {MAX_COMBINED_BYTES} bytes")
 
 
+def test_a_common_subsequence_is_bounded() -> None:
+    """LCS of strings whose lengths multiply to the bound is found, and refused with one byte more, naming the bound."""
+    driver = Driver()
+    driver.write([b"set", b"a", b"x" * 16], [b"set", b"b", b"x" * (MAX_STEPS // 16)], [b"set", b"c", b"x" * (MAX_STEPS // 16 + 1)])
+    assert driver.run("lcs a b len") == 16
+    refused = driver.run("lcs a c len")
+    assert isinstance(refused, Failure)
+    assert str(MAX_STEPS) in refused.message
+
+
 def test_a_bit_is_set_within_the_limit() -> None:
     """SETBIT makes strings as long as SETRANGE does, and refuses the next bit."""
     driver = Driver()
@@ -448,7 +459,7 @@ def test_a_sum_in_the_context_of_the_thread_is_noticed(monkeypatch: pytest.Monke
         def __getattr__(self, name: str) -> object:
             return getattr(decimal.getcontext(), name)
 
-    monkeypatch.setattr(counter_commands, "EXACT", Careless())
+    monkeypatch.setattr(decimals, "EXACT", Careless())
     with pytest.raises(AssertionError):
         test_a_sum_does_not_depend_on_the_context_of_the_thread.hypothesis.inner_test(  # type: ignore[attr-defined]
             decimal.Decimal("123.25"), decimal.Decimal("0.001"), 3, "ROUND_UP"

@@ -7,7 +7,7 @@ import pytest
 
 from raftkv.errors import InvariantBroken
 from raftkv.kv import commands as table
-from raftkv.kv import families, transactions
+from raftkv.kv import families, session_commands, transactions
 from raftkv.kv.batch import Group
 from raftkv.kv.command import Command, Write
 from raftkv.kv.commands import decode_writes, encode_commands, may_enter_log, parse_request
@@ -235,8 +235,8 @@ def test_good_transactions_may_enter_the_log() -> None:
 
 
 def test_everything_but_transactions_can_be_part_of_one() -> None:
-    """A family of commands that is known outside of transactions is known inside."""
-    assert {*families.COMMANDS, *transactions.COMMANDS} == {*table._CLASSES}
+    """A family of commands that is known outside of transactions is known inside, but for what numbers commands in a client's session."""
+    assert {*families.COMMANDS, *transactions.COMMANDS, *session_commands.COMMANDS} == {*table._CLASSES}
     for kind in families.COMMANDS:
         assert not issubclass(kind, Transaction)
 

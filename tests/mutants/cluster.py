@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from raftkv import divergence, replica, startup
 from raftkv.codec.peer import Fence
-from raftkv.kv import list_commands
+from raftkv.kv import list_commands, sorted_set
 from raftkv.kv import machine as machine_module
 from raftkv.kv.batch import Batch
 from raftkv.kv.clock import LogClock
@@ -293,8 +293,8 @@ def clients_are_answered_while_an_entry_is_applied(patch: pytest.MonkeyPatch) ->
     """Replies are handed over in the middle of applying, so a client's error reaches the one who applies."""
     applied = Router.applied
 
-    def hasty(router: Router, index: Index, groups: Any, now_ms: int) -> None:
-        applied(router, index, groups, now_ms)
+    def hasty(router: Router, index: Index, groups: Any, now_ms: int, pushed: Sequence[bytes] = ()) -> None:
+        applied(router, index, groups, now_ms, pushed)
         for connection in router._changed:
             replies, _ = connection.deliverable()
             router._reply(connection.id, replies, connection.protocol, False)
@@ -482,6 +482,15 @@ def a_pop_takes_nothing(patch: pytest.MonkeyPatch) -> None:
         return pop(changes, elements, count, left=left)
 
     patch.setattr(list_commands, "pop", keep)
+
+
+# Collections.
+
+
+@plant("sorted sets 1", by=found(storms.SORTED_SETS, "linearizable reads"))
+def members_are_in_their_old_places_too(patch: pytest.MonkeyPatch) -> None:
+    """On every replica alike, a member of a sorted set that gets another score, or is removed, also stays where the old one had put it."""
+    patch.setattr(sorted_set, "drop_place", lambda changes, found, member, score: None)
 
 
 # The log's clock.

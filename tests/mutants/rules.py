@@ -114,6 +114,8 @@ RULES: dict[str, str] = {
     "transaction 1": "a change of what is watched stops a transaction, also one that was undone",
     "transaction 2": "a transaction is done at once, as a whole or not at all",
     "transaction 3": "what belongs to a transaction is never executed on its own",
+    # Collections
+    "sorted sets 1": "a member of a sorted set has one place in its order",
     # Storage
     "storage 1": "a crash at any operation loses nothing acknowledged",
     "storage 2": "an unsealed bad last group makes the node suspect",

@@ -16,7 +16,7 @@ from raftkv.errors import Busy, NotLeader, Unavailable
 from raftkv.kv.clock import LogClock
 from raftkv.kv.command import Command
 from raftkv.kv.commands import parse_request
-from raftkv.kv.machine import KvMachine
+from raftkv.kv.machine import Applied, KvMachine
 from raftkv.kv.replies import Failure, Reply
 from raftkv.raft.ready import Role, RoleChange
 from raftkv.raft.types import EntryId
@@ -162,7 +162,7 @@ class Node:
         """Slow reads are not asked here."""
         raise NotImplementedError
 
-    def reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool) -> None:
+    def reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool, unasked: int = 0) -> None:
         """Replies reach their client."""
         client = self.clients.get(connection_id) or self.lines.get(connection_id)
         if client is not None:
@@ -185,12 +185,12 @@ class Node:
             if term > self.term:
                 self.learn()
             index = self.applied_index + 1
-            groups = []
+            applied = Applied([])
             if payload is None:
                 self.machine.apply_empty(index, term)
             else:
-                groups = self.machine.apply(index, term, payload).groups
-            self.router.applied(index, groups, cluster.now_ms)
+                applied = self.machine.apply(index, term, payload)
+            self.router.applied(index, applied.groups, cluster.now_ms, applied.pushed)
             count -= 1
 
     def jump(self) -> None:
