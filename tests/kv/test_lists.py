@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftkv.errors import StateDamaged
-from raftkv.kv import budget, list_commands, list_elements, list_search_commands
+from raftkv.kv import budget, keyspace, list_commands, list_elements, list_search_commands
 from raftkv.kv.command import MAX_KEY_BYTES, Write
-from raftkv.kv.commands import SPECS, Command, CommandError, decode_commands, encode_commands, find_spec, keys_of, parse_request
+from raftkv.kv.commands import Command, CommandError, decode_commands, encode_commands, find_spec, keys_of, parse_request
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.list_elements import MOST_STEPS, MOVE_STEPS, row_at
 from raftkv.kv.replies import Failure, Reply
@@ -21,6 +21,7 @@ from raftkv.kv.store import Ranges, Writes
 from raftkv.sim.disk import SimDisk
 from raftkv.sim.store import ModelStore
 from tests.kv.driver import Driver, Request, arguments, batch, group
+from tests.kv.test_transactions import Client, transaction
 
 ENCODED = {
     "lpush a b c": "919550c4016192c40162c40163c3c2",
@@ -56,7 +57,7 @@ def test_every_command_on_lists_has_a_known_encoding() -> None:
     """None is missing above."""
     classes: set[type[Command]] = {type(parse_request(arguments(text))) for text in ENCODED}
     assert classes == {*list_commands.COMMANDS, *list_search_commands.COMMANDS}
-    assert {text.split()[0] for text in ENCODED} == {spec.name for spec in SPECS.values() if spec.group == "list"}
+    assert {text.split()[0] for text in ENCODED} == {spec.name for spec in (*list_commands.SPECS, *list_search_commands.SPECS)}
 
 
 class CountingStore(ModelStore):
@@ -325,6 +326,23 @@ def test_an_entry_goes_so_far_and_no_further(monkeypatch: pytest.MonkeyPatch) ->
     assert isinstance(third, Failure)
     assert third.message.endswith("send fewer of them together")
     assert driver.run("lrem a 0 x") == 0
+
+
+def test_what_takes_steps_is_not_counted_as_visits_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes on lists leave what the commands of an entry may visit to others; reads of lists in a transaction use it up."""
+    monkeypatch.setattr(keyspace, "ELEMENTS_PER_ENTRY", 10)
+    client = Client()
+    client.write("rpush a 1 2 3 4 5 6 7 8 9 10 11 12")
+    writes = ("lrem a 0 x", "linsert a before x y", "linsert a before 6 y", "lrem a 0 y", "rpop a 3")
+    expected = [0, -1, 13, 1, [b"12", b"11", b"10"]]
+    assert client.write(*writes) == expected
+    client.write("rpush a 10 11 12")
+    [replies] = client.do(transaction(*writes, "lrange a 0 -1", "lrange a 0 1"))
+    assert isinstance(replies, list)
+    assert replies[:-1] == [*expected, [b"%d" % number for number in range(1, 10)]]
+    refused = replies[-1]
+    assert isinstance(refused, Failure)
+    assert "visited more than" in refused.message
 
 
 def too_much(reply: Reply) -> bool:
