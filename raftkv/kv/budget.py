@@ -1,8 +1,9 @@
 """What the commands of one entry of the log may cost beyond their own size, so that a pipeline of short commands on long values neither
 fills the memory of every node nor keeps them from everything else for long.
 
-Counted are long values only. A command that would go beyond is refused, and can be sent again: in an entry with others like it once more,
-or alone, where nothing is refused. The bounds are the same on every node, for they decide what a command does.
+Counted are long values, and the steps of commands that visit elements of collections. A command that would go beyond is refused, and can be
+sent again: in an entry with others like it once more, or alone, where nothing is refused. The bounds are the same on every node, for they
+decide what a command does.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ MAX_WRITTEN_BYTES: Final = 1 << 30
 MAX_ANSWERED_BYTES: Final = 64 << 20
 """What may be answered."""
 
+MAX_STEPS: Final = 500_000
+"""How many steps may be taken through collections: a second or so. One command is bounded well below it."""
+
 
 class Budget:
     """The costs of one entry. What was counted stays so when its command fails in the end."""
@@ -32,6 +36,7 @@ class Budget:
         self._held_bytes = 0
         self._written_bytes = 0
         self._answered_bytes = 0
+        self._steps = 0
 
     def write(self, key: bytes, size: int) -> None:
         """A command is about to write `size` bytes that it did not bring along as the value of `key`.
@@ -61,3 +66,13 @@ class Budget:
         if answered_bytes > MAX_ANSWERED_BYTES:
             fail("commands that came together would answer with too much of long values; send fewer of them together")
         self._answered_bytes = answered_bytes
+
+    def step(self, steps: int) -> None:
+        """A write is about to visit elements that it does not name.
+
+        Raises:
+            CommandError: it may not.
+        """
+        self._steps += steps
+        if self._steps > MAX_STEPS:
+            fail("commands that came together would visit too many elements; send fewer of them together")

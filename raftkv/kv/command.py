@@ -116,8 +116,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     step: int = 0
     counted_keys: int = 0
     tips: tuple[str, ...] = ()
-    random: bool = False
     differs: str = ""
+    random: bool = False
 
 
 NO_KEYS: Final = (0, 0, 0)

@@ -69,9 +69,6 @@ _FEW_NAMES: Final = 16
 _CLEARED: Final = (VALUES, ELEMENTS, EXPIRIES)
 """The rows that go away with all keys."""
 
-MAX_STEPS: Final = 500_000
-"""So many steps may the commands of one entry take together: visits of rows that they neither name nor bring along."""
-
 
 class TakesLong(Exception):
     """A read visits more elements than one turn of the event loop allows: it is for a view in another thread."""
@@ -248,7 +245,6 @@ class Changes(Keyspace):
         """Those of them that have yet to be put among the others."""
         self._undo: list[tuple[bytes, bytes | None] | Callable[[], None]] = []
         self._mark = 0
-        self._steps = 0
         self.pushed: dict[bytes, None] = {}
         """Keys of collections that have gained elements, or were moved to, in order: what blocked clients may wait for. It is not undone,
         so that the element may be gone, or never have been there."""
@@ -383,16 +379,6 @@ class Changes(Keyspace):
         self._made += 1
         return Collection(key, kind, number_of(self.index, self._made), 0, 0, 0)
 
-    def take_steps(self, steps: int) -> None:
-        """A command visits rows of which one request may ask for many. What is taken is not given back by `rollback`.
-
-        Raises:
-            CommandError: that is too much for one entry.
-        """
-        self._steps += steps
-        if self._steps > MAX_STEPS:
-            fail(f"commands that are applied together took more than {MAX_STEPS} steps through collections; try again")
-
     def save(self, collection: Collection) -> None:
         """Keep what was done to a collection: its key is written, or deleted with the last element."""
         key = collection.key
@@ -440,7 +426,7 @@ class Changes(Keyspace):
         if collection.count > FEW_ELEMENTS:
             self.drop_range(collection, start, end)
             return
-        for name, _ in list(self._elements(start, end, False)):
+        for name, _ in list(self.walk(start, end)):
             self.put_row(name, None)
 
     def drop_range(self, collection: Collection, start: bytes, end: bytes) -> None:
@@ -460,12 +446,13 @@ class Changes(Keyspace):
         Raises:
             CommandError: while it goes through them: the commands of this entry have visited too many.
         """
-        return self._counted(self._elements(start, end, backwards))
+        return self._counted(self.walk(start, end, backwards=backwards))
 
     def _refuse(self) -> NoReturn:
         fail(f"commands that are applied together visited more than {ELEMENTS_PER_ENTRY} elements; try again, or with fewer")
 
-    def _elements(self, start: bytes, end: bytes, backwards: bool) -> Iterator[tuple[bytes, bytes]]:
+    def walk(self, start: bytes, end: bytes, *, backwards: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """As `elements`, uncounted: for what is bounded otherwise, so that nothing counts twice."""
         stored = iter(()) if self.cleared else self._rows.scan(start, end, backwards=backwards)
         names = self._touched(start[:PREFIX_BYTES])
         if not names:

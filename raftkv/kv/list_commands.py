@@ -15,7 +15,7 @@ from raftkv.kv.arguments import INT64_MAX, NOT_AN_INTEGER, SYNTAX_ERROR, integer
 from raftkv.kv.command import NO_KEYS, Command, Read, Write, machine_spec
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.list_elements import MOST_STEPS, between, element, pop, push, row_at, trim
-from raftkv.kv.replies import OK, Reply, fail
+from raftkv.kv.replies import NO_ARRAY, OK, Reply, fail
 from raftkv.kv.rows import LIST
 
 _Count = Annotated[int, Meta(ge=0, le=INT64_MAX)]
@@ -50,7 +50,7 @@ class ListPop(Write, frozen=True, array_like=True, gc=False, tag=81):
     def apply(self, changes: Changes) -> Reply:
         found = changes.collection(self.key, LIST)
         if found is None:
-            return None
+            return None if self.count is None else NO_ARRAY
         if self.count == 0:
             return []
         taken = pop(changes, found, 1 if self.count is None else self.count, left=self.left)
@@ -72,7 +72,7 @@ class ListPopFirst(Write, frozen=True, array_like=True, gc=False, tag=82):
                 taken = pop(changes, found, self.count, left=self.left)
                 changes.save(found)
                 return [key, [*taken]]
-        return None
+        return NO_ARRAY
 
 
 class ListLength(Read, frozen=True, array_like=True, gc=False, tag=83):

@@ -26,13 +26,13 @@ from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.replies import fail
 
 MOST_STEPS: Final = 100_000
-"""So many steps may a search, a removal of many or a move take in a write: one for each element that is visited, and for each KiB of it. A
-step takes 2 microseconds or so on a small machine, and an election begins when nothing was heard of a leader for a second."""
+"""So many steps may a search, a removal of many or a move take in a write: one for each element that is visited, and for each 512
+bytes of it. A step takes 2 microseconds or so on a small machine, and an election begins when a leader was not heard for a second."""
 
 MOVE_STEPS: Final = 4
 """An element that is moved, which is read, deleted and written, takes so many times the steps."""
 
-_STEP_SHIFT: Final = 10
+_STEP_SHIFT: Final = 9
 
 _MIDDLE: Final = 2**63
 
@@ -63,7 +63,11 @@ def between(keys: Keyspace, elements: Collection, start: int, stop: int, *, back
     Raises:
         StateDamaged: one is missing.
     """
-    rows = keys.elements(row_at(elements, start), row_at(elements, stop), backwards=backwards)
+    return _values(keys.elements(row_at(elements, start), row_at(elements, stop), backwards=backwards), start, stop)
+
+
+def _values(rows: Iterator[tuple[bytes, bytes]], start: int, stop: int) -> Iterator[bytes]:
+    """The elements that `rows` hold, of which there have to be those start <= index < stop."""
     found = start
     # No row behind the last one is asked for: the way to the next that is there may lead past a million that have been deleted.
     for _, value in islice(rows, max(stop - start, 0)):
@@ -73,19 +77,24 @@ def between(keys: Keyspace, elements: Collection, start: int, stop: int, *, back
         _missing()
 
 
-def bounded(changes: Changes, found: Iterator[bytes], each: int = 1) -> Iterator[bytes]:
-    """`found`, as far as one write may go, with so many times the steps for `each`.
+def bounded(
+    changes: Changes, elements: Collection, *spans: tuple[int, int], backwards: bool = False, each: int = 1
+) -> Iterator[bytes]:
+    """The elements of `spans`, each from an index up to another one, as `between`, as far as one write may go, with so many times the
+    steps for `each`. Steps are all that is counted here, and not the visits of `Changes.elements`.
 
     Raises:
         CommandError: there is more.
+        StateDamaged: one is missing.
     """
     left = MOST_STEPS
-    for value in found:
+    walks = ((changes.walk(row_at(elements, start), row_at(elements, stop), backwards=backwards), start, stop) for start, stop in spans)
+    for value in chain.from_iterable(_values(*walk) for walk in walks):
         steps = each * (1 + (len(value) >> _STEP_SHIFT))
         left -= steps
         if left < 0:
             fail(f"the command would visit or move more elements than one write may: it takes more than {MOST_STEPS} steps")
-        changes.take_steps(steps)
+        changes.budget.step(steps)
         yield value
 
 
@@ -113,7 +122,8 @@ def pop(changes: Changes, elements: Collection, count: int, *, left: bool) -> li
     if count == 1:
         taken = [element(changes, elements, start)]
     else:
-        taken = list(bounded(changes, between(changes, elements, start, start + count, backwards=not left)))
+        taken = list(bounded(changes, elements, (start, start + count), backwards=not left))
+    changes.budget.answer(sum(map(len, taken)))
     trim(changes, elements, start + count if left else 0, elements.count if left else start)
     return taken
 
@@ -133,11 +143,11 @@ def insert(changes: Changes, elements: Collection, index: int, value: bytes) -> 
         CommandError: more elements are on the shorter side of it than one write may move.
     """
     if index < elements.count - index:
-        moved = list(bounded(changes, between(changes, elements, 0, index), MOVE_STEPS))
+        moved = list(bounded(changes, elements, (0, index), each=MOVE_STEPS))
         elements.first -= 1
         _write(changes, elements, 0, [*moved, value])
     else:
-        moved = list(bounded(changes, between(changes, elements, index, elements.count), MOVE_STEPS))
+        moved = list(bounded(changes, elements, (index, elements.count), each=MOVE_STEPS))
         _write(changes, elements, index, [value, *moved])
     elements.count += 1
     changes.pushed[elements.key] = None
@@ -155,8 +165,8 @@ def remove(changes: Changes, elements: Collection, removed: Sequence[int]) -> No
     start, stop = bounds[before] + 1, bounds[before + 1]
     gone = set(removed)
     around = chain(range(start), range(stop, elements.count))
-    found = chain(between(changes, elements, 0, start), between(changes, elements, stop, elements.count))
-    moved = [value for index, value in zip(around, bounded(changes, found, MOVE_STEPS), strict=True) if index not in gone]
+    found = bounded(changes, elements, (0, start), (stop, elements.count), each=MOVE_STEPS)
+    moved = [value for index, value in zip(around, found, strict=True) if index not in gone]
     left, right = moved[: start - before], moved[start - before :]
     _write(changes, elements, before, left)
     _write(changes, elements, stop, right)

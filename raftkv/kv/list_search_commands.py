@@ -36,7 +36,7 @@ class ListRemove(Write, frozen=True, array_like=True, gc=False, tag=89):
         most = abs(self.count) or found.count
         backwards = self.count < 0
         removed: list[int] = []
-        for index, value in enumerate(bounded(changes, between(changes, found, 0, found.count, backwards=backwards))):
+        for index, value in enumerate(bounded(changes, found, (0, found.count), backwards=backwards)):
             if value == self.element:
                 removed.append(found.count - 1 - index if backwards else index)
                 if len(removed) == most:
@@ -59,7 +59,7 @@ class ListInsert(Write, frozen=True, array_like=True, gc=False, tag=90):
         found = changes.collection(self.key, LIST)
         if found is None:
             return 0
-        for index, value in enumerate(bounded(changes, between(changes, found, 0, found.count))):
+        for index, value in enumerate(bounded(changes, found, (0, found.count))):
             if value == self.pivot:
                 insert(changes, found, index + self.behind, self.element)
                 changes.save(found)

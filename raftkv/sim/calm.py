@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from raftkv.kv.command import Read
+from raftkv.kv.list_commands import ListRange
 from raftkv.kv.sorted_set import ByRank
 from raftkv.kv.sorted_set_ranges import GetRange
 from raftkv.kv.string_commands import Get
 from raftkv.sim.clock import Schedule
-from raftkv.sim.model import Model
+from raftkv.sim.model import Model, SortedSet
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Violation
 from raftkv.sim.workload import Workload, value_told
@@ -95,7 +97,13 @@ def compare_states(nodes: Sequence[SimNode], model: Model) -> None:
             raise Violation("final state", f"the log's clock is {machine.clock_ms} at {node.name}; the log says {model.clock_ms}")
         for key in sorted(model.versions):
             expected = model.value(key)
-            read = GetRange(key, ByRank(0, -1), with_scores=True) if isinstance(expected, tuple) else Get(key)
+            match expected:
+                case tuple():
+                    read: Read = ListRange(key, 0, -1)
+                case SortedSet():
+                    read = GetRange(key, ByRank(0, -1), with_scores=True)
+                case _:
+                    read = Get(key)
             value = value_told(machine.read(read))
             if value != expected:
                 raise Violation("final state", f"{key!r} is {value!r} at {node.name}; the log says {expected!r}")

@@ -14,12 +14,15 @@ import heapq
 from bisect import bisect_right
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from raftkv.kv.batch import Group, decode_batch
 from raftkv.kv.command import Read, Write
 from raftkv.kv.commands import decode_writes
 from raftkv.kv.counter_commands import IncrementBy
 from raftkv.kv.expiry_commands import Expire
 from raftkv.kv.key_commands import Delete
+from raftkv.kv.list_commands import ListPop, ListPush
 from raftkv.kv.replies import OK, Reply
 from raftkv.kv.session_commands import Once, OpenSession
 from raftkv.kv.sessions import LIMITS
@@ -31,11 +34,14 @@ from raftkv.sim.trace import Violation
 TAG = b"tag:"
 """What the second key of a DEL begins with."""
 
-SortedSet = tuple[tuple[bytes, float], ...]
-"""Members and scores, in order."""
+class SortedSet(Struct, frozen=True):
+    """Members and scores, in order."""
 
-Value = bytes | SortedSet | None
-"""A string, a sorted set, or nothing."""
+    pairs: tuple[tuple[bytes, float], ...]
+
+
+Value = bytes | tuple[bytes, ...] | SortedSet | None
+"""A string, a list, a sorted set, or nothing."""
 
 Version = tuple[int, Value]
 """An index, and the value of a key from then on."""
@@ -62,6 +68,8 @@ class Model:
         """Tag to the index where it took effect, and the reply."""
         self.counted: dict[tuple[bytes, int], int] = {}
         """Counter and number to the index where it reached that number."""
+        self.popped: dict[tuple[bytes, bytes | None], list[int]] = {}
+        """List and element, None where there was none, to the indices where it was taken away."""
         self.aborted: dict[bytes, int] = {}
         """Tag of a transaction that was stopped by a change of what it watched, to the index where that was found."""
         self.summed: dict[tuple[bytes, bytes, float], list[int]] = {}
@@ -171,6 +179,15 @@ class Model:
                 number = int(before) + amount
                 self._put(key, b"%d" % number, self._due.get(key, 0))
                 self.counted[key, number] = self.index
+            case ListPush(key=key, elements=(element,), left=False):
+                pushed = (*self._list(key), element)
+                self._put(key, pushed, self._due.get(key, 0))
+                self._took_effect(element, len(pushed))
+            case ListPop(key=key, left=True, count=None):
+                elements = self._list(key)
+                self.popped.setdefault((key, elements[0] if elements else None), []).append(self.index)
+                if elements:
+                    self._put(key, elements[1:] or None, self._due.get(key, 0))
             case AddMembers(key=key, elements=elements, options=0):
                 scores = self._scores(key)
                 count = len(scores)
@@ -245,12 +262,17 @@ class Model:
             case _:
                 raise Violation("log content", f"entry {self.index} holds {member} in a transaction, which no client asked for")
 
+    def _list(self, key: bytes) -> tuple[bytes, ...]:
+        value = self.value(key)
+        return value if isinstance(value, tuple) else ()
+
     def _scores(self, key: bytes) -> dict[bytes, float]:
         value = self.value(key)
-        return dict(value) if isinstance(value, tuple) else {}
+        return dict(value.pairs) if isinstance(value, SortedSet) else {}
 
     def _put_scores(self, key: bytes, scores: dict[bytes, float]) -> None:
-        self._put(key, tuple(sorted(scores.items(), key=lambda item: (item[1], item[0]))) or None, self._due.get(key, 0))
+        pairs = tuple(sorted(scores.items(), key=lambda item: (item[1], item[0])))
+        self._put(key, SortedSet(pairs) if pairs else None, self._due.get(key, 0))
 
     def _took_effect(self, tag: bytes, reply: Reply) -> None:
         if tag in self.effects:

@@ -114,8 +114,9 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
     drawn = drawn if rng.random() < UNAIMED else aim(drawn, _AIMS[seed % len(_AIMS)], rng)
     # Drawn apart, so that seeds without them are what they were before there were any.
     transfers = random.Random(f"transfers of {seed}").choice((0.0, 0.0, 0.2, 0.6))
+    lists = random.Random(f"lists of {seed}").choice((0.0, 0.0, 0.2, 0.5))
     sorted_sets = random.Random(f"sorted sets of {seed}").choice((0.0, 0.0, 0.2, 0.5))
-    return replace(drawn, load=replace(drawn.load, transfers=transfers, sorted_sets=sorted_sets))
+    return replace(drawn, load=replace(drawn.load, transfers=transfers, lists=lists, sorted_sets=sorted_sets))
 
 
 def aim(swarm: Swarm, point: Point, rng: random.Random) -> Swarm:

@@ -10,6 +10,7 @@ is checked of each reply, at the moment when it leaves the node:
 - A read on a READONLY connection equals some state, and never goes back.
 - A command that was definitely refused never takes effect.
 - Replies come in the order of the requests: each has the type and content of its request.
+- An element of a list is told to have been taken away once, and only if it was.
 - A counter is never above what was asked for, and never below what was acknowledged.
 - A transaction answers what the model says of it, all of it or nothing; accounts hold the same together, always (`sim.transfers`).
 """
@@ -25,7 +26,7 @@ from msgspec import Struct
 from raftkv.kv.replies import NO_ARRAY, OK, Failure, Pairs, Reply, Simple
 from raftkv.sim.clock import Schedule
 from raftkv.sim.library import Library, Nodes, new_core
-from raftkv.sim.model import TAG, Value
+from raftkv.sim.model import TAG, SortedSet, Value
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Trace, Violation
 from raftkv.sim.transfers import ACCOUNTS, Transfer, look, together
@@ -58,6 +59,8 @@ class Load(Struct, frozen=True, kw_only=True):
     """Programs that use the client library, besides the clients."""
     failing: float = 0.0
     """The share of further commands that fail when they are applied, most of the time: they count with a key that holds a text."""
+    lists: float = 0.0
+    """The share of further commands that are about lists."""
     transfers: float = 0.0
     """The share of pipelines that begin a transfer between two accounts, or look at all of them, in a transaction."""
     sorted_sets: float = 0.0
@@ -102,9 +105,11 @@ class Client:
 
 def value_told(reply: Reply) -> Value:
     """The value of a key, as a reply tells it; one that no key has if it is none. An empty collection is nothing."""
+    if isinstance(reply, list):
+        return tuple(each for each in reply if isinstance(each, bytes)) or None
     if isinstance(reply, Pairs):
         told = [(member, score) for member, score in reply.pairs if isinstance(member, bytes) and isinstance(score, float)]
-        return tuple(told) or None
+        return SortedSet(tuple(told)) if told else None
     return reply if isinstance(reply, bytes) or reply is None else b""
 
 
@@ -232,6 +237,8 @@ class Workload:
             return Request("set", [b"SET", key, tag], key, tag, self.floor)
         if load.failing and rng.random() < load.failing:
             return Request("bad", [b"INCR", key], key, b"", self.floor)
+        if load.lists and rng.random() < load.lists:
+            return self._about_a_list(rng, tag)
         if load.sorted_sets and rng.random() < load.sorted_sets:
             return self._about_a_sorted_set(rng, tag)
         if choice < 0.34:
@@ -257,6 +264,20 @@ class Workload:
         if choice < 0.86:
             return Request("setpx", [b"SET", key, value, b"PX", b"%d" % rng.randint(*load.ttl_ms)], key, value, self.floor)
         return Request("set", [b"SET", key, value], key, value, self.floor)
+
+    def _about_a_list(self, rng: random.Random, tag: bytes) -> Request:
+        key = b"list:%d" % rng.randrange(self.load.keys)
+        kind, arguments = rng.choices(
+            [
+                ("push", [b"RPUSH", key, tag]),
+                ("pop", [b"LPOP", key]),
+                ("get", [b"LRANGE", key, b"0", b"-1"]),
+                ("del", [b"DEL", key, tag]),
+                ("expire", [b"PEXPIRE", key, b"%d" % rng.randint(*self.load.ttl_ms)]),
+            ],
+            [40, 35, 20, 3, 2],
+        )[0]
+        return Request(kind, arguments, key, tag if tag in arguments else b"", self.floor)
 
     def _transaction(self, client: Client) -> list[Request]:
         """What a client does for a transfer now, if anything."""
@@ -354,6 +375,8 @@ class Workload:
                 del self._model.counted[request.key, reply]  # type: ignore[arg-type]  # it was found by this
                 self._counted[request.key][0] += 1
                 self._written(client, request, index, about)
+            case "pop":
+                self._popped(client, request, reply, about)
             case "zincrby":
                 self._summed(client, request, reply, about)
             case "expire":
@@ -388,6 +411,17 @@ class Workload:
         client.seen = index
         if not client.readonly:
             self.floor = max(self.floor, index)
+
+    def _popped(self, client: Client, request: Request, reply: Reply, about: str) -> None:
+        """An element is taken away once. That there was none is told only as often as it happened, at an index that is not known."""
+        value = value_told(reply)
+        indices = [] if isinstance(value, tuple | SortedSet) else self._model.popped.get((request.key, value), [])
+        index = next((index for index in indices if index > request.floor), None)
+        if index is None:
+            raise Violation("acknowledged writes", f"{about}; that did not happen after {request.floor}")
+        indices.remove(index)
+        if value is not None:
+            self._written(client, request, index, about)
 
     def _executed(self, client: Client, request: Request, reply: Reply, about: str) -> None:
         index = self._model.aborted.get(request.tag)

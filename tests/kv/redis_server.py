@@ -10,7 +10,7 @@ from pathlib import Path
 
 import hiredis
 
-from raftkv.kv.replies import OK, Failure, Reply, Simple
+from raftkv.kv.replies import NO_ARRAY, OK, Failure, Reply, Simple
 
 
 class RedisServer:
@@ -102,12 +102,14 @@ class RawConnection:
 
 
 def plain(reply: object, raw: bytes) -> Reply:
-    """What hiredis read, in our terms. `raw` tells a status from a bulk string."""
+    """What hiredis read, in our terms. `raw` tells a status from a bulk string, and one nil from the other."""
     if isinstance(reply, RuntimeError):
         code, _, message = raw[1:].split(b"\r\n")[0].decode("utf-8", "surrogateescape").partition(" ")
         return Failure(code, message)
     if raw.startswith(b"+") and isinstance(reply, bytes):
         return OK if reply == b"OK" else Simple(reply.decode())
+    if raw.startswith(b"*-1"):
+        return NO_ARRAY
     if isinstance(reply, list):
         return [plain(item, b"") for item in reply]
     if reply is None or isinstance(reply, int | bytes):

@@ -14,13 +14,15 @@ from msgspec.structs import replace
 
 from raftkv import divergence, replica, startup
 from raftkv.codec.peer import Fence
+from raftkv.kv import list_commands, sorted_set
 from raftkv.kv import machine as machine_module
-from raftkv.kv import sorted_set
 from raftkv.kv.batch import Batch
 from raftkv.kv.clock import LogClock
+from raftkv.kv.collection import Collection
 from raftkv.kv.counter_commands import IncrementBy
 from raftkv.kv.digest import Pair, Verdict, verdict
 from raftkv.kv.keyspace import Changes
+from raftkv.kv.list_elements import element, pop
 from raftkv.kv.machine import Applied, KvMachine
 from raftkv.kv.replies import OK, Reply, fail
 from raftkv.kv.rows import EXPIRIES, STATE_ROW, VALUES, VALUES_END, decode_expiry_key, expiry_key, value_key
@@ -465,6 +467,21 @@ def an_index_row_deletes_whatever_has_its_key(patch: pytest.MonkeyPatch) -> None
 def sessions_age_by_the_logs_clock(patch: pytest.MonkeyPatch) -> None:
     """When the log's clock jumps by more than the age of a session, what is sent again opens the session again."""
     patch.setattr(Sessions, "clock_after", lambda sessions, clock_ms, passed_ms: clock_ms + passed_ms)
+
+
+# Lists.
+
+
+@plant("lists 2", by=found(storms.LISTS, "acknowledged writes", "linearizable reads", "reply"))
+def a_pop_takes_nothing(patch: pytest.MonkeyPatch) -> None:
+    """On every replica alike, a pop answers the element at the end of a list of several, which stays."""
+
+    def keep(changes: Changes, elements: Collection, count: int, *, left: bool) -> list[bytes]:
+        if elements.count > 1:
+            return [element(changes, elements, 0 if left else elements.count - 1)]
+        return pop(changes, elements, count, left=left)
+
+    patch.setattr(list_commands, "pop", keep)
 
 
 # Collections.

@@ -18,7 +18,7 @@ from raftkv.codec import handshake, peer, resp
 from raftkv.codec.frames import FrameDecoder, FrameSender
 from raftkv.codec.peer import Transfer
 from raftkv.codec.resp import RequestParser
-from raftkv.kv import commands, sorted_set
+from raftkv.kv import commands, list_elements, sorted_set
 from raftkv.kv.commands import MAX_NESTING
 from raftkv.kv.glob import Pattern
 from raftkv.kv.keyspace import Keyspace
@@ -49,7 +49,7 @@ from raftkv.storage.wal import Wal
 from raftkv.transfer import SnapshotSender
 from tests import test_tidy
 from tests.codec import test_frames, test_handshake, test_peer, test_resp
-from tests.kv import test_nesting, test_scan, test_sessions, test_sorted_sets
+from tests.kv import test_lists, test_nesting, test_scan, test_sessions, test_sorted_sets
 from tests.kv import test_planted_faults as kv
 from tests.mutants.mutant import Checks, Mutant, Proof, RouterRuns, Shelf, nothing, title_of
 from tests.raft import test_thesis
@@ -314,6 +314,12 @@ def a_scan_goes_on_after_the_next_key(patch: pytest.MonkeyPatch) -> None:
 
 
 # Collections.
+
+
+@plant("lists 1", by=Checks((test_lists.test_the_store_holds_the_elements_and_nothing_else,)))
+def what_is_cut_off_a_list_stays(patch: pytest.MonkeyPatch) -> None:
+    """Only the value of the key says that a list is shorter; the rows of what was at its ends are left to lie."""
+    patch.setattr(list_elements, "_drop", lambda changes, elements, start, stop: None)
 
 
 @plant("sorted sets 1", by=Checks((test_sorted_sets.test_no_row_is_left_behind,)))

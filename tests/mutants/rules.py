@@ -107,6 +107,9 @@ RULES: dict[str, str] = {
     "92": "after a storm there is a leader",
     "93": "a jump of the log's clock makes no session old",
     "94": "what a replica might not be able to read does not enter the log",
+    # Collections
+    "lists 1": "what is taken from a list leaves no row behind",
+    "lists 2": "an element of a list is taken once",
     # Transactions
     "transaction 1": "a change of what is watched stops a transaction, also one that was undone",
     "transaction 2": "a transaction is done at once, as a whole or not at all",
