@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from raftkv.errors import InvalidSettings
-from raftkv.kv.replies import OK, Failure, Reply, Simple
+from raftkv.kv.replies import OK, Failure, Muted, Reply, Simple, Verbatim
 
 ARGUMENT_OVERHEAD_BYTES = 48
 """What an argument is counted as beyond its own bytes, when the size of a request is bounded."""
@@ -428,6 +428,11 @@ def _append(parts: list[bytes], replies: Iterable[Reply], protocol: int) -> None
         elif isinstance(reply, float):
             text = double_text(reply)
             parts.append(b"$%d\r\n%b\r\n" % (len(text), text) if protocol == 2 else b",%b\r\n" % text)
+        elif isinstance(reply, Verbatim):
+            text = reply.text if protocol == 2 else b"txt:" + reply.text
+            parts.append(b"%b%d\r\n%b\r\n" % (b"$" if protocol == 2 else b"=", len(text), text))
+        elif isinstance(reply, Muted):
+            continue
         else:
             parts.append(b"*%d\r\n" % (2 * len(reply)) if protocol == 2 else b"%%%d\r\n" % len(reply))
             for pair in reply.items():

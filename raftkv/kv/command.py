@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from msgspec import Struct
 
@@ -78,12 +78,55 @@ class ConnectionCommand(Command, frozen=True, array_like=True, gc=False):
     args: tuple[bytes, ...]
 
 
+class Subcommand(Struct, frozen=True, kw_only=True):
+    """One command of those that CLIENT or CONFIG, for example, is the container of. `arity` counts both names; `usage` is how it is called.
+    The rest is as in `Spec`."""
+
+    name: str
+    arity: int
+    usage: str
+    summary: str
+    flags: tuple[str, ...] = ()
+    first_key: int = 0
+    last_key: int = 0
+    step: int = 0
+    tips: tuple[str, ...] = ()
+
+
+def subcommand(
+    usage: str,
+    arity: int,
+    summary: str,
+    flags: str = "",
+    *,
+    keys: tuple[int, int, int] = (0, 0, 0),
+    tips: tuple[str, ...] = (),
+) -> Subcommand:
+    """The `Subcommand` that is called like `usage`, which begins with its name."""
+    return Subcommand(
+        name=usage.partition(" ")[0].lower(),
+        arity=arity,
+        usage=usage,
+        summary=summary,
+        flags=tuple(flags.split()),
+        first_key=keys[0],
+        last_key=keys[1],
+        step=keys[2],
+        tips=tips,
+    )
+
+
+HELP: Final = subcommand("HELP", 2, "Print this text", "loading stale")
+"""What every container has. The node answers it from the table."""
+
+
 class Spec(Struct, frozen=True, kw_only=True):
     """What is known of a command by its name; COMMAND shows it.
 
     `arity` counts the name: n means exactly n arguments, -n means at least n. `first_key`, `last_key` and `step` say which
     arguments are keys (0 when none are; a negative `last_key` counts from the end). `flags`, `group` and `tips` are Redis's words.
-    `differs` says how it is not like Redis's command of that name, for the table of commands in the documents.
+    `differs` says how it is not like Redis's command of that name, for the table of commands in the documents. A container has
+    `subcommands`, which its first argument names.
     """
 
     name: str
@@ -98,3 +141,4 @@ class Spec(Struct, frozen=True, kw_only=True):
     step: int = 0
     tips: tuple[str, ...] = ()
     differs: str = ""
+    subcommands: tuple[Subcommand, ...] = ()

@@ -17,9 +17,9 @@ from typing import Final, NoReturn, TypeVar, cast
 import msgspec
 
 from raftkv.errors import ProtocolError
-from raftkv.kv import connection_commands, key_commands, space_commands, string_commands
+from raftkv.kv import connection_commands, key_commands, node_commands, object_commands, space_commands, string_commands
 from raftkv.kv.arguments import printable
-from raftkv.kv.command import MAX_KEY_BYTES, Command, ConnectionCommand, Kind, Read, Spec, Write
+from raftkv.kv.command import MAX_KEY_BYTES, Command, ConnectionCommand, Kind, Read, Spec, Subcommand, Write
 from raftkv.kv.nesting import nested_deeper
 from raftkv.kv.replies import CommandError, fail
 
@@ -33,11 +33,15 @@ __all__ = [
     "Kind",
     "Read",
     "Spec",
+    "Subcommand",
     "Write",
+    "check_subcommand",
     "decode_commands",
     "decode_writes",
     "encode_commands",
     "find_spec",
+    "find_subcommand",
+    "fits",
     "keys_of",
     "may_enter_log",
     "parse_request",
@@ -46,13 +50,25 @@ __all__ = [
 SPECS: Final[dict[str, Spec]] = {
     spec.name: spec
     for spec in sorted(
-        (*string_commands.SPECS, *key_commands.SPECS, *space_commands.SPECS, *connection_commands.SPECS),
+        (
+            *string_commands.SPECS,
+            *key_commands.SPECS,
+            *space_commands.SPECS,
+            *object_commands.SPECS,
+            *connection_commands.SPECS,
+            *node_commands.SPECS,
+        ),
         key=lambda spec: spec.name,
     )
 }
 """Every command by its name, in lower case and in order."""
 
-_CLASSES: Final[tuple[type[Command], ...]] = (*string_commands.COMMANDS, *key_commands.COMMANDS, *space_commands.COMMANDS)
+_CLASSES: Final[tuple[type[Command], ...]] = (
+    *string_commands.COMMANDS,
+    *key_commands.COMMANDS,
+    *space_commands.COMMANDS,
+    *object_commands.COMMANDS,
+)
 
 _BY_SPELLING: Final[dict[bytes, Spec]] = {
     spelling: spec for name, spec in SPECS.items() for spelling in (name.encode(), name.upper().encode())
@@ -83,6 +99,31 @@ def find_spec(name: bytes) -> Spec | None:
     return _BY_SPELLING.get(name) or _BY_SPELLING.get(name.lower())
 
 
+def find_subcommand(spec: Spec, name: bytes) -> Subcommand | None:
+    """What the table knows of the command of `spec` that a client spells `name`."""
+    spelled = name.lower()
+    return next((one for one in spec.subcommands if one.name.encode() == spelled), None)
+
+
+def check_subcommand(spec: Spec, args: Sequence[bytes]) -> Subcommand:
+    """What the table knows of the command of `spec` that a client asks for.
+
+    Raises:
+        CommandError: there is none, or it does not take so many arguments.
+    """
+    found = find_subcommand(spec, args[1])
+    if found is None:
+        fail(f"unknown subcommand '{printable(args[1][:_SHOWN_BYTES])}'. Try {spec.name.upper()} HELP.")
+    if not fits(found.arity, len(args)):
+        fail(f"wrong number of arguments for '{spec.name}|{found.name}' command")
+    return found
+
+
+def fits(arity: int, count: int) -> bool:
+    """Whether `count` arguments, names included, are what `arity` asks for."""
+    return count == arity if arity > 0 else count >= -arity
+
+
 def parse_request(args: Sequence[bytes]) -> Command:
     """The command that a client asks for.
 
@@ -99,8 +140,11 @@ def parse_request(args: Sequence[bytes]) -> Command:
     if spec is None:
         _refuse_unknown(args)
     arity = spec.arity
-    if len(args) != arity and (arity > 0 or len(args) < -arity):
-        fail(f"wrong number of arguments for '{spec.name}' command")
+    if len(args) != arity:
+        if arity > 0 or len(args) < -arity:
+            fail(f"wrong number of arguments for '{spec.name}' command")
+        if spec.subcommands and len(args) > 1:
+            check_subcommand(spec, args)
     first = spec.first_key
     if first:
         if first == spec.last_key:
@@ -111,7 +155,7 @@ def parse_request(args: Sequence[bytes]) -> Command:
     return spec.parse(args)
 
 
-def keys_of(spec: Spec, args: Sequence[bytes]) -> Sequence[bytes]:
+def keys_of(spec: Spec | Subcommand, args: Sequence[bytes]) -> Sequence[bytes]:
     """The arguments of a request that are keys."""
     if not spec.first_key:
         return ()

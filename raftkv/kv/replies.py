@@ -2,7 +2,7 @@
 
 A reply is None (nil), an int, bytes (a bulk string), a `Simple` (a status such as OK), a `Failure` (an error), a bool or float
 (RESP3 types, which RESP2 renders as integer and bulk string), a list (an array), or a dict (a map; RESP2 renders it as a flat
-array).
+array). What a node says of itself may also be a `Verbatim`, and what nobody wants to hear is `MUTED`.
 
 Encoded, a reply is msgpack; what msgpack would not tell apart is an array whose first element says what it is: 1 a status, 2 an
 error, 3 an array, 4 a map with its keys and values in turn. The encoding is part of the state (stored replies) and of the frames
@@ -33,9 +33,21 @@ class Failure(Struct, frozen=True, array_like=True, tag=2, gc=False):
     message: str
 
 
-Reply = None | int | bytes | bool | float | Simple | Failure | list["Reply"] | dict["Reply", "Reply"]
+class Verbatim(Struct, frozen=True, gc=False):
+    """A text for people, such as that of INFO: a bulk string that RESP3 marks as text. Only the node that the client is connected to makes
+    one, so it has no encoding."""
+
+    text: bytes
+
+
+class Muted(Struct, frozen=True, gc=False):
+    """Nothing: the client has said that it wants no reply (CLIENT REPLY). It has no encoding either."""
+
+
+Reply = None | int | bytes | bool | float | Simple | Failure | Verbatim | Muted | list["Reply"] | dict["Reply", "Reply"]
 
 OK = Simple("OK")
+MUTED = Muted()
 
 
 class CommandError(Exception):

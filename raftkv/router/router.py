@@ -32,14 +32,18 @@ from raftkv.kv.replies import CommandError, Failure, Reply
 from raftkv.raft.ready import Role, RoleChange
 from raftkv.raft.types import Index, NodeId
 from raftkv.router.connection import Chunk, Connection
-from raftkv.router.desk import Desk
+from raftkv.router.desk import Desk, Surroundings
 from raftkv.router.info import Counts
-from raftkv.router.ports import ClockPort, NodeFacts, NoOperations, OperationsPort, ReplicaPort, RouterSettings
+from raftkv.router.ports import ClockPort, NodeFacts, NoOperations, OperationsPort, ReplicaPort, RouterSettings, SocketFacts
 from raftkv.router.proposals import Outcome, Proposals
 from raftkv.router.reads import OwnReads, Reads
+from raftkv.router.waits import Waits
 from raftkv.router.writes import OwnWrites
 
 _CONNECTION, _READ, _WRITE = Kind.CONNECTION, Kind.READ, Kind.WRITE  # members of an enum cost more to look up than names
+
+_NAME_BYTES = 64
+"""So much of the name of a command is kept for CLIENT LIST; none has so many."""
 
 REBUILDING = Failure("CLUSTERDOWN", "this node is rebuilding its state; ask another node")
 STOPPING = Failure("CLUSTERDOWN", "this node is stopping; ask another node")
@@ -66,6 +70,7 @@ class Router:
         wake: asks for a `flush` soon; without it what was held back would stay.
         facts: what INFO and ROLE tell about the node.
         operations: does what an operator asks, where there is one.
+        sockets: what CLIENT LIST tells about a connection.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class Router:
         wake: Callable[[], None],
         facts: Callable[[], NodeFacts] = NodeFacts,
         operations: OperationsPort | None = None,
+        sockets: Callable[[int], SocketFacts] = lambda connection_id: SocketFacts(),
     ) -> None:
         self._replica = replica
         self._settings = settings
@@ -101,10 +107,24 @@ class Router:
         self._writes = OwnWrites(settings, session, new_session)
         self._proposals = Proposals(replica, settings, clock, self._writes)
         self._reads = Reads(replica, settings, send, wake, int.from_bytes(session[:6]) << 15)
-        self._desk = Desk(replica, facts, self.counts, operations or NoOperations())
+        self._waits = Waits(replica)
+        self._desk = Desk(
+            Surroundings(
+                replica=replica,
+                facts=facts,
+                sockets=sockets,
+                counts=self.counts,
+                operations=operations or NoOperations(),
+                connections=self._connections,
+                disconnect=self._disconnect,
+                waits=self._waits,
+            )
+        )
         seconds = settings.timeout_ms / 1000
         self._late_read = Failure("CLUSTERDOWN", f"the read was not answered within {seconds:g} s; a read has no effect")
         self.commands_processed = 0
+        self._errors: dict[str, int] = {}
+        """How many replies were errors, by their code."""
         self.refused_frames = 0
         """Frames of other nodes that made no sense."""
         self.last_reply_error: Exception | None = None
@@ -122,12 +142,19 @@ class Router:
         if connection is not None:
             self._give_up(connection)
 
+    def _disconnect(self, connection: Connection) -> None:
+        """End a connection that is not being served now. What it asked for and was not answered is as if its client had gone."""
+        del self._connections[connection.id]
+        self._give_up(connection)
+        self._hand_over(connection, [], close=True)
+
     def _give_up(self, connection: Connection) -> None:
         count, size = connection.held
         self._held_commands -= count
         self._held_bytes -= size
         if connection.writes_out:
             self._writes.client_gone()
+        self._waits.forget(connection)
         connection.close()
 
     def submit(self, connection_id: int, requests: list[list[bytes]], now_ms: int) -> None:
@@ -136,6 +163,7 @@ class Router:
         if connection is None or connection.closing or connection.closed or not requests:
             return
         settings = self._settings
+        connection.command = requests[-1][0][:_NAME_BYTES]
         sizes = [sum(map(len, request)) for request in requests]
         count, total = len(sizes), sum(sizes)
         deadline_ms = now_ms + settings.timeout_ms
@@ -204,7 +232,7 @@ class Router:
                 position += 1
                 continue
             if command.kind is _CONNECTION:
-                if not self._attend(connection, command):
+                if not self._attend(connection, command, deadline_ms):
                     break
                 position += 1
             elif refusal is not None:
@@ -263,15 +291,17 @@ class Router:
         else:
             self._reads.add(reads)
 
-    def _attend(self, connection: Connection, command: Command) -> bool:
-        """Execute a command that concerns the connection or the node, once everything before it has been answered. HELLO also waits
-        until the replies before it have left, because it changes how replies are written."""
+    def _attend(self, connection: Connection, command: Command, deadline_ms: int) -> bool:
+        """Execute a command that concerns the connection or the node, once everything before it has been answered. What changes how replies
+        are written also waits until those before it have left; WAIT until what it waits for is there."""
         if not isinstance(command, ConnectionCommand):
             raise TypeError(f"{type(command).__name__} is not a command of a connection")
         if not connection.idle:
             return False
-        if command.name == "hello" and not connection.delivered:
+        if not connection.delivered and _changes_replies(command):
             connection.held_back = True
+            return False
+        if not self._waits.may_answer(connection, command, deadline_ms - self._settings.timeout_ms):
             return False
         try:
             connection.reply(self._desk.attend(connection, command))
@@ -283,6 +313,7 @@ class Router:
 
     def flush(self, now_ms: int) -> None:
         """Serve reads, take up what may be taken up now, propose or forward what was collected, and deliver replies."""
+        self._waits.look(now_ms)
         self._reads.serve(self._proposals.clock_ms(now_ms) if self._leading else 0)
         changed = self._changed
         while True:
@@ -316,12 +347,17 @@ class Router:
         self._held_commands -= len(replies)
         self._held_bytes -= size
         self.commands_processed += len(replies)
+        for failure in [reply for reply in replies if type(reply) is Failure]:
+            self._errors[failure.code] = self._errors.get(failure.code, 0) + 1
+        self._hand_over(connection, replies, close)
+        if close:
+            self._give_up(connection)
+
+    def _hand_over(self, connection: Connection, replies: list[Reply], close: bool) -> None:
         try:
             self._reply(connection.id, replies, connection.protocol, close)
         except Exception as error:  # whatever a connection does, it concerns that connection only
             self.last_reply_error = error
-            self._give_up(connection)
-        if close:
             self._give_up(connection)
 
     def _gathering(self) -> bool:
@@ -443,7 +479,7 @@ class Router:
         """The entry at `index` has been applied, and answered `groups`."""
         for replies in groups:
             if replies.session == self._writes.session:
-                self._writes.answered(replies, now_ms)
+                self._writes.answered(replies, index, now_ms)
             elif self._leading:
                 self._proposals.applied(replies)
         self._proposals.unblock()
@@ -488,6 +524,7 @@ class Router:
         """Take up nothing new from now on; True when nothing is in flight any more and every reply has been delivered."""
         if not self._stopping:
             self._stopping = True
+            self._waits.release()
             if self._leader is None:
                 self._writes.fail_queued(STOPPING)
         return self.idle
@@ -501,6 +538,8 @@ class Router:
         """What waits here, for INFO and metrics."""
         return Counts(
             clients=len(self._connections),
+            blocked=self._waits.count,
+            errors=dict(self._errors),
             commands_processed=self.commands_processed,
             held=self._held_commands,
             queued=self._writes.queued,
@@ -509,3 +548,8 @@ class Router:
             forwarded_bytes=self._proposals.waiting_bytes,
             refused_frames=self.refused_frames,
         )
+
+
+def _changes_replies(command: ConnectionCommand) -> bool:
+    """Whether replies after `command` are written in another way than those before it, or not at all."""
+    return command.name in ("hello", "reset") or (command.name == "client" and command.args[0].lower() == b"reply")

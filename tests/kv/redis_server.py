@@ -14,15 +14,15 @@ from raftkv.kv.replies import OK, Failure, Reply, Simple
 
 
 class RedisServer:
-    """One server and one connection to it."""
+    """One server, with `options` besides, and one connection to it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         program = shutil.which("redis-server")
         if program is None:
             raise FileNotFoundError("redis-server is not installed")
         path = directory / "socket"
         self._process = subprocess.Popen(
-            [program, "--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no", "--dir", str(directory)],
+            [program, "--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no", "--dir", str(directory), *options],
             stdout=subprocess.PIPE,
         )
         # The server says when it accepts connections; until then there is nothing to connect to.
