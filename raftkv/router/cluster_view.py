@@ -1,8 +1,8 @@
 """CLUSTER: this cluster as a Redis cluster of one shard. The leader is the master of all slots, and the other nodes are its replicas.
 
 So a client that speaks to Redis clusters finds all nodes from any one, and sends its commands to the leader. When it is behind the times
-nothing is lost: any node takes any command, and none answers MOVED. Between two leaders the node that is asked calls itself the master, for
-it takes commands and holds them until there is a leader.
+nothing is lost: any node takes any command, and none answers MOVED. Where no leader can be reached the node that is asked calls itself the
+master, for it takes commands and holds them until there is one.
 """
 
 from __future__ import annotations
@@ -83,11 +83,17 @@ class ClusterView:
     def _id_of(self, node: str) -> str:
         return node_id(self._facts().cluster_id, node)
 
+    def _leader(self, facts: NodeFacts) -> str | None:
+        """The leader, if this node knows one and can reach it."""
+        leader = self._replica.leader
+        reachable = leader == self._replica.node or any(peer.node == leader and peer.connected for peer in facts.peers)
+        return leader if reachable else None
+
     def _members(self) -> list[Member]:
         """All nodes, this one first."""
         facts = self._facts()
-        own, leader = self._replica.node, self._replica.leader
-        master = leader if leader == own or any(peer.node == leader for peer in facts.peers) else own
+        own = self._replica.node
+        master = self._leader(facts) or own
         myself = PeerFacts(
             node=own,
             client_host=facts.client_host,
@@ -116,14 +122,14 @@ class ClusterView:
         return sorted(members, key=lambda member: not member.master)
 
     def _info(self, connection: Connection, args: Sequence[bytes]) -> Reply:
-        term = self._replica.term
+        term, facts = self._replica.term, self._facts()
         fields = {
-            "cluster_state": "ok" if self._replica.leader is not None else "fail",
+            "cluster_state": "fail" if self._leader(facts) is None else "ok",
             "cluster_slots_assigned": SLOTS,
             "cluster_slots_ok": SLOTS,
             "cluster_slots_pfail": 0,
             "cluster_slots_fail": 0,
-            "cluster_known_nodes": len(self._facts().peers) + 1,
+            "cluster_known_nodes": len(facts.peers) + 1,
             "cluster_size": 1,
             "cluster_current_epoch": term,
             "cluster_my_epoch": term,
