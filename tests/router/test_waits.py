@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from raftkv.kv.batch import FORMAT_VERSION, Batch, encode_batch
 from raftkv.kv.command import ConnectionCommand
 from raftkv.kv.replies import OK, Simple
-from tests.router.stand import Stand
+from raftkv.router.connection import Connection
+from raftkv.router.waits import Waits
+from tests.router.stand import WALL_MS, Stand
 from tests.router.test_clients import listed
 
 PONG = Simple("PONG")
@@ -89,14 +94,26 @@ def test_a_wait_in_a_pipeline_is_for_what_came_before_it() -> None:
     assert stand.answers()[3:] == [OK]
 
 
-def test_a_state_that_jumps_counts_as_written() -> None:
-    """A write whose reply was found in a snapshot is waited for like any other: at the index of the snapshot, which is no less."""
+def test_a_forwarded_write_is_waited_for() -> None:
+    """Another node than the leader knows the entry of its client's write when it has applied it. One whose reply was found in a snapshot is
+    waited for at the index of the snapshot, which is no less."""
     stand = after_a_write()
     stand.follow("n2", 2)
     stand.ask("SET k w")
     stand.flush()
-    stand.commit_groups(*stand.forwarded())
+    groups = stand.forwarded()
+    stand.commit_groups(*groups)
     assert stand.router._connections[1].written == 2
+    stand.ask("SET k x")
+    stand.flush()
+    (group,) = stand.forwarded()
+    payload = encode_batch(Batch(FORMAT_VERSION, 1, WALL_MS + 2000, [group]))
+    stand.replica.machine.apply(3, 2, payload)
+    stand.replica.machine.apply(4, 2, encode_batch(Batch(FORMAT_VERSION, 1, WALL_MS + 2000, [])))
+    stand.router.snapshot_installed(stand.now_ms)
+    stand.flush()
+    assert stand.answers() == [OK, OK, OK]
+    assert stand.router._connections[1].written == 4
 
 
 def test_those_who_wait_are_blocked_clients() -> None:
@@ -154,3 +171,59 @@ def test_no_time_is_no_sleep() -> None:
     assert stand.do("DEBUG SLEEP inf") == []
     stand.pass_time(1 << 40)
     assert stand.answers()[5:] == []
+
+
+# Planted faults.
+
+
+def count_whoever_is_known(patch: pytest.MonkeyPatch) -> None:
+    """Every node that is known is taken for one that holds the write."""
+    patch.setattr(Waits, "nodes_with", lambda waits, index: len(waits._replica.copies))
+
+
+def forget_what_was_written(patch: pytest.MonkeyPatch) -> None:
+    """A connection does not remember the entry of its last write."""
+    answered = Connection.writes_answered
+    patch.setattr(Connection, "writes_answered", lambda client, ticket, replies, index: answered(client, ticket, replies, 0))
+
+
+def claim_the_first_write(patch: pytest.MonkeyPatch) -> None:
+    """A connection waits for its first write only."""
+    answered = Connection.writes_answered
+    patch.setattr(
+        Connection,
+        "writes_answered",
+        lambda client, ticket, replies, index: answered(client, ticket, replies, client.written or index),
+    )
+
+
+def wait_for_nobody(patch: pytest.MonkeyPatch) -> None:
+    """WAIT is answered as soon as it is met."""
+    patch.setattr(Waits, "may_answer", lambda waits, connection, command, now_ms: True)
+
+
+def look_at_nothing_new(patch: pytest.MonkeyPatch) -> None:
+    """Acknowledgements that arrive end no wait."""
+    patch.setattr(Waits, "look", lambda waits, now_ms: None)
+
+
+TESTS = (
+    test_more_nodes_are_waited_for,
+    test_a_wait_ends_with_its_time,
+    test_a_wait_in_a_pipeline_is_for_what_came_before_it,
+    test_a_wait_is_for_the_writes_of_its_connection,
+)
+PLANTS = (count_whoever_is_known, forget_what_was_written, claim_the_first_write, wait_for_nobody, look_at_nothing_new)
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
+def test_faults_are_caught(monkeypatch: pytest.MonkeyPatch, plant: Callable[[pytest.MonkeyPatch], None]) -> None:
+    """A router with this fault does not pass the tests above."""
+    plant(monkeypatch)
+    caught = 0
+    for test in TESTS:
+        try:
+            test()
+        except AssertionError:
+            caught += 1
+    assert caught
