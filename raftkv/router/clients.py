@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from raftkv.kv.arguments import SYNTAX_ERROR, parse_integer, printable
-from raftkv.kv.commands import find_spec
+from raftkv.kv.commands import find_spec, find_subcommand
 from raftkv.kv.replies import OK, Reply, Verbatim, fail
 from raftkv.router.connection import Connection, Handler
 from raftkv.router.ports import SocketFacts
@@ -186,44 +186,30 @@ class ClientCommands:
                 return fail(SYNTAX_ERROR)
 
     def _line(self, connection: Connection) -> bytes:
-        """A connection in one line, as Redis writes it."""
+        """A connection in one line, as Redis writes it. There may be thousands of them, so it is made in one go."""
         socket = self._sockets(connection.id)
-        _, asked_bytes = connection.held
+        _, asked = connection.held
+        arriving, unsent = socket.arriving_bytes, socket.unsent_bytes
         flags = "b" * self._blocked(connection.id) + "c" * connection.closing + "r" * connection.readonly
-        spec = find_spec(connection.command.partition(b"|")[0])
-        fields: dict[str, object] = {
-            "id": connection.id,
-            "addr": connection.address,
-            "laddr": socket.local_address,
-            "fd": socket.descriptor,
-            "name": connection.name.decode("ascii"),
-            "age": socket.age_seconds,
-            "idle": socket.idle_seconds,
-            "flags": flags or "N",
-            "db": 0,
-            "sub": 0,
-            "psub": 0,
-            "ssub": 0,
-            "multi": -1,
-            "qbuf": socket.arriving_bytes,
-            "qbuf-free": 0,
-            "argv-mem": asked_bytes,
-            "multi-mem": 0,
-            "rbs": 0,
-            "rbp": 0,
-            "obl": 0,
-            "oll": 1 if socket.unsent_bytes else 0,
-            "omem": socket.unsent_bytes,
-            "tot-mem": socket.arriving_bytes + asked_bytes + socket.unsent_bytes,
-            "events": "rw" if socket.unsent_bytes else "r",
-            "cmd": "NULL" if spec is None else connection.command.lower().decode("ascii"),
-            "user": USER.decode(),
-            "redir": -1,
-            "resp": connection.protocol,
-            "lib-name": connection.library.decode("ascii"),
-            "lib-ver": connection.library_version.decode("ascii"),
-        }
-        return (" ".join(f"{name}={value}" for name, value in fields.items()) + "\n").encode()
+        return (
+            f"id={connection.id} addr={connection.address} laddr={socket.local_address} fd={socket.descriptor} "
+            f"name={connection.name.decode('ascii')} age={socket.age_seconds} idle={socket.idle_seconds} flags={flags or 'N'} "
+            f"db=0 sub=0 psub=0 ssub=0 multi=-1 qbuf={arriving} qbuf-free=0 argv-mem={asked} multi-mem=0 rbs=0 rbp=0 obl=0 "
+            f"oll={1 if unsent else 0} omem={unsent} tot-mem={arriving + asked + unsent} events={'rw' if unsent else 'r'} "
+            f"cmd={_known_name(connection.command)} user={USER.decode()} redir=-1 "
+            f"resp={connection.protocol} lib-name={connection.library.decode('ascii')} "
+            f"lib-ver={connection.library_version.decode('ascii')}\n"
+        ).encode()
+
+
+def _known_name(command: bytes) -> str:
+    """What the table calls a command that a client spelled so, which may be anything."""
+    name, bar, inside = command.partition(b"|")
+    spec = find_spec(name)
+    if spec is None or not bar:
+        return "NULL" if spec is None else spec.name
+    found = find_subcommand(spec, inside)
+    return "NULL" if found is None else f"{spec.name}|{found.name}"
 
 
 def _yes(value: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -126,6 +127,21 @@ def test_a_client_is_disconnected_by_another(cluster: Cluster) -> None:
         with pytest.raises(Unreachable):
             two.call("PING")
         assert one.call("PING") == b"PONG"
+
+
+def test_a_client_that_wants_no_replies_gets_none(cluster: Cluster) -> None:
+    """Between CLIENT REPLY OFF and ON nothing is sent, and everything happens; DEBUG SLEEP delays what comes after it."""
+    host, _, port = cluster.address("n1").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        started = time.monotonic()
+        connection.sendall(b"PING\r\nCLIENT REPLY OFF\r\nSET k quiet\r\nDEBUG SLEEP 0.3\r\nNOSUCH\r\nCLIENT REPLY ON\r\nGET k\r\n")
+        answer = b""
+        while not answer.endswith(b"quiet\r\n"):
+            data = connection.recv(4096)
+            assert data
+            answer += data
+    assert answer == b"+PONG\r\n+OK\r\n$5\r\nquiet\r\n"
+    assert time.monotonic() - started >= 0.3
 
 
 @pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-cli is not installed")

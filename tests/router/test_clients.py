@@ -49,8 +49,11 @@ def test_the_name_of_no_command_is_not_shown() -> None:
     stand.do([b"x" * 1_000_000], connection=2)
     assert listed(stand.do("CLIENT LIST ID 2")[0])[0]["cmd"] == "NULL"
     assert len(stand.router._connections[2].command) < 100
-    stand.do([b"a b=\xff\n"], connection=2)
-    assert listed(stand.do("CLIENT LIST ID 2")[0])[0]["cmd"] == "NULL"
+    for name in (b"a b=\xff\n", b"get|\xff", b"client|", b"client|\xff", b"|", b"client|id|x"):
+        stand.do([name], connection=2)
+        assert listed(stand.do("CLIENT LIST ID 2")[0])[0]["cmd"] == "NULL"
+    stand.do([b"CLIENT|ID"], connection=2)  # no command, but the name of one
+    assert listed(stand.do("CLIENT LIST ID 2")[0])[0]["cmd"] == "client|id"
 
 
 def test_texts_are_marked_in_resp3_only() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from raftkv.codec.resp import encode_replies
 from raftkv.errors import InvalidRequest, Unavailable
 from raftkv.kv.commands import SPECS, Kind
 from raftkv.kv.replies import OK, Failure, Reply, Simple, Verbatim
@@ -346,3 +349,35 @@ def test_info_has_redis_sections_in_redis_order() -> None:
 def test_sizes_are_written_as_redis_writes_them(size: int, text: str) -> None:
     """Two decimals and one letter."""
     assert human(size) == text
+
+
+WORDS = [
+    *b"0 -1 1 99999999999999999999 x * [ on off id type normal help get set list info default nan inf filterby pattern samples".split(),
+    *b"sleep 127.0.0.1:1 user addr reply skip".split(), b"", b"\xff", b"\r\n", b"k|\xff", b"a" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_request_breaks_the_desk(seed: int) -> None:
+    """Whatever a client says after the name of a command, he is answered once, or waits; the node goes on."""
+    rng = random.Random(seed)
+    names = [
+        [name.encode(), *inside]
+        for name, spec in SPECS.items()
+        if spec.kind is Kind.CONNECTION or spec.subcommands
+        for inside in ([], *([one.name.encode()] for one in spec.subcommands))
+    ]
+    stand = Stand()
+    stand.facts = FACTS
+    stand.lead()
+    for number in range(2, 1500):
+        stand.router.open(number, "127.0.0.1:1")
+        asked = [rng.choice(names) + rng.choices(WORDS, k=rng.randrange(4)) for _ in range(4)]
+        stand.do(*asked, connection=number)
+        stand.commit()
+        stand.confirm()
+        encode_replies(stand.answers(number), 2 + number % 2)
+        client = stand.router._connections.get(number)
+        answered = len(stand.answers(number))
+        assert answered == 4 or client is None or client.closed or (answered < 4 and stand.router._waits.holds(number)), asked
+    assert stand.router.last_reply_error is None
