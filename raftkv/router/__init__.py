@@ -14,7 +14,7 @@
     info.py         the text of INFO, and ROLE
     catalogue.py    COMMAND and HELP: the table of commands as Redis shows its own
     diagnostics.py  TIME, DEBUG, SLOWLOG, LATENCY, ACL, and what is refused
-    waits.py        WAIT and DEBUG SLEEP: requests that are answered later
+    postponed.py    WAIT and DEBUG SLEEP: requests that are answered later
     ports.py        what all this needs of its surroundings, and its settings
 """
 

@@ -24,7 +24,7 @@ from raftkv.router.connection import Connection, Handler
 from raftkv.router.diagnostics import diagnostics
 from raftkv.router.info import REDIS_VERSION, Counts, Since, info_text, role_reply
 from raftkv.router.ports import NodeFacts, OperationsPort, ReplicaPort, SocketFacts
-from raftkv.router.waits import Waits, wait_arguments
+from raftkv.router.postponed import Postponed, wait_arguments
 
 _INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 
@@ -48,7 +48,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     operations: OperationsPort
     connections: Mapping[int, Connection]
     disconnect: Callable[[Connection], None]
-    waits: Waits
+    postponed: Postponed
 
 
 class Desk:
@@ -59,10 +59,10 @@ class Desk:
         self._facts = around.facts
         self._counts = around.counts
         self._operations = around.operations
-        self._waits = around.waits
+        self._postponed = around.postponed
         self._since = Since()
         self._commands: dict[str, Handler] = {
-            **ClientCommands(around.connections, around.sockets, around.disconnect, around.waits.holds).handlers,
+            **ClientCommands(around.connections, around.sockets, around.disconnect, around.postponed.holds).handlers,
             **Configuration(around.facts, around.replica, self._begin_anew).handlers,
             **ClusterView(around.replica, around.facts).handlers,
             **CATALOGUE,
@@ -141,7 +141,7 @@ class Desk:
     def _wait(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         """WAIT, when its time is over or enough nodes have what it waits for; or where nothing may wait."""
         wait_arguments(args)
-        return self._waits.nodes_with(connection.written)
+        return self._postponed.nodes_with(connection.written)
 
     def _info(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         return Verbatim(info_text(args, self._replica, self._facts(), self._counts(), self._since).encode())

@@ -35,9 +35,9 @@ from raftkv.router.connection import Chunk, Connection
 from raftkv.router.desk import Desk, Surroundings
 from raftkv.router.info import Counts
 from raftkv.router.ports import ClockPort, NodeFacts, NoOperations, OperationsPort, ReplicaPort, RouterSettings, SocketFacts
+from raftkv.router.postponed import Postponed
 from raftkv.router.proposals import Outcome, Proposals
 from raftkv.router.reads import OwnReads, Reads
-from raftkv.router.waits import Waits
 from raftkv.router.writes import OwnWrites
 
 _CONNECTION, _READ, _WRITE = Kind.CONNECTION, Kind.READ, Kind.WRITE  # members of an enum cost more to look up than names
@@ -107,7 +107,7 @@ class Router:
         self._writes = OwnWrites(settings, session, new_session)
         self._proposals = Proposals(replica, settings, clock, self._writes)
         self._reads = Reads(replica, settings, send, wake, int.from_bytes(session[:6]) << 15)
-        self._waits = Waits(replica)
+        self._postponed = Postponed(replica)
         self._desk = Desk(
             Surroundings(
                 replica=replica,
@@ -117,7 +117,7 @@ class Router:
                 operations=operations or NoOperations(),
                 connections=self._connections,
                 disconnect=self._disconnect,
-                waits=self._waits,
+                postponed=self._postponed,
             )
         )
         seconds = settings.timeout_ms / 1000
@@ -154,7 +154,7 @@ class Router:
         self._held_bytes -= size
         if connection.writes_out:
             self._writes.client_gone()
-        self._waits.forget(connection)
+        self._postponed.forget(connection)
         connection.close()
 
     def submit(self, connection_id: int, requests: list[list[bytes]], now_ms: int) -> None:
@@ -301,7 +301,7 @@ class Router:
         if not connection.delivered and _changes_replies(command):
             connection.held_back = True
             return False
-        if not self._waits.may_answer(connection, command, deadline_ms - self._settings.timeout_ms):
+        if not self._postponed.may_answer(connection, command, deadline_ms - self._settings.timeout_ms):
             return False
         try:
             connection.reply(self._desk.attend(connection, command))
@@ -313,7 +313,7 @@ class Router:
 
     def flush(self, now_ms: int) -> None:
         """Serve reads, take up what may be taken up now, propose or forward what was collected, and deliver replies."""
-        self._waits.look(now_ms)
+        self._postponed.look(now_ms)
         self._reads.serve(self._proposals.clock_ms(now_ms) if self._leading else 0)
         changed = self._changed
         while True:
@@ -524,7 +524,7 @@ class Router:
         """Take up nothing new from now on; True when nothing is in flight any more and every reply has been delivered."""
         if not self._stopping:
             self._stopping = True
-            self._waits.release()
+            self._postponed.release()
             if self._leader is None:
                 self._writes.fail_queued(STOPPING)
         return self.idle
@@ -538,7 +538,7 @@ class Router:
         """What waits here, for INFO and metrics."""
         return Counts(
             clients=len(self._connections),
-            blocked=self._waits.count,
+            blocked=self._postponed.count,
             errors=dict(self._errors),
             commands_processed=self.commands_processed,
             held=self._held_commands,

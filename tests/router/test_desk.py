@@ -379,5 +379,5 @@ def test_no_request_breaks_the_desk(seed: int) -> None:
         encode_replies(stand.answers(number), 2 + number % 2)
         client = stand.router._connections.get(number)
         answered = len(stand.answers(number))
-        assert answered == 4 or client is None or client.closed or (answered < 4 and stand.router._waits.holds(number)), asked
+        assert answered == 4 or client is None or client.closed or (answered < 4 and stand.router._postponed.holds(number)), asked
     assert stand.router.last_reply_error is None

@@ -10,7 +10,7 @@ from raftkv.kv.batch import FORMAT_VERSION, Batch, encode_batch
 from raftkv.kv.command import ConnectionCommand
 from raftkv.kv.replies import OK, Simple
 from raftkv.router.connection import Connection
-from raftkv.router.waits import Waits
+from raftkv.router.postponed import Postponed
 from tests.router.stand import WALL_MS, Stand
 from tests.router.test_clients import listed
 
@@ -178,7 +178,7 @@ def test_no_time_is_no_sleep() -> None:
 
 def count_whoever_is_known(patch: pytest.MonkeyPatch) -> None:
     """Every node that is known is taken for one that holds the write."""
-    patch.setattr(Waits, "nodes_with", lambda waits, index: len(waits._replica.copies))
+    patch.setattr(Postponed, "nodes_with", lambda postponed, index: len(postponed._replica.copies))
 
 
 def forget_what_was_written(patch: pytest.MonkeyPatch) -> None:
@@ -199,12 +199,12 @@ def claim_the_first_write(patch: pytest.MonkeyPatch) -> None:
 
 def wait_for_nobody(patch: pytest.MonkeyPatch) -> None:
     """WAIT is answered as soon as it is met."""
-    patch.setattr(Waits, "may_answer", lambda waits, connection, command, now_ms: True)
+    patch.setattr(Postponed, "may_answer", lambda postponed, connection, command, now_ms: True)
 
 
 def look_at_nothing_new(patch: pytest.MonkeyPatch) -> None:
     """Acknowledgements that arrive end no wait."""
-    patch.setattr(Waits, "look", lambda waits, now_ms: None)
+    patch.setattr(Postponed, "look", lambda postponed, now_ms: None)
 
 
 TESTS = (

@@ -36,7 +36,7 @@ class _Held:
         self.over = False
 
 
-class Waits:
+class Postponed:
     """The requests that are held.
 
     Args:
