@@ -16,6 +16,7 @@ INT64_MIN: Final = -(2**63)
 
 NOT_AN_INTEGER: Final = "value is not an integer or out of range"
 SYNTAX_ERROR: Final = "syntax error"
+NO_DATABASE: Final = "DB index is out of range"
 
 _INTEGER: Final = re.compile(rb"-?[1-9][0-9]{0,18}|0")
 _CURSOR: Final = re.compile(rb"[+-]?[0-9]{1,40}")
@@ -52,6 +53,18 @@ def cursor(data: bytes) -> int:
     return int(data) % 2**64
 
 
+def drawn_count(data: bytes) -> int:
+    """How many random elements are wanted; below 0 when each may come again.
+
+    Raises:
+        CommandError: it is no number, or too small a one.
+    """
+    number = integer(data)
+    if number == INT64_MIN:
+        fail(f"value is out of range, value must between {-INT64_MAX} and {INT64_MAX}")
+    return number
+
+
 def printable(data: bytes) -> str:
     """`data` as an error line shows it: up to a NUL, and line breaks as spaces. Bytes that are no text survive in the reply."""
     text = data.partition(b"\0")[0].replace(b"\r", b" ").replace(b"\n", b" ")
@@ -64,7 +77,7 @@ def expiry(amount: int, unit_ms: int, command: str) -> int:
     Raises:
         CommandError: it does not fit into 64 bits.
     """
-    if not INT64_MIN // unit_ms < amount <= INT64_MAX // unit_ms:
+    if not -(2**63 // unit_ms) <= amount <= INT64_MAX // unit_ms:
         invalid_expiry(command)
     return amount * unit_ms
 
@@ -72,3 +85,27 @@ def expiry(amount: int, unit_ms: int, command: str) -> int:
 def invalid_expiry(command: str) -> NoReturn:
     """Answer that the time is out of range."""
     fail(f"invalid expire time in '{command}' command")
+
+
+def number_32(data: bytes, not_a_number: str = "") -> int:
+    """The 32-bit integer that `data` spells.
+
+    Raises:
+        CommandError: it spells none; `not_a_number` says so when it is given.
+    """
+    number = parse_integer(data)
+    if number is None:
+        return fail(not_a_number or NOT_AN_INTEGER)
+    if not -(2**31) <= number < 2**31:
+        fail(not_a_number or f"value is out of range, value must between {-(2**31)} and {2**31 - 1}")
+    return number
+
+
+def database(data: bytes) -> None:
+    """Check that `data` is the number of the only database.
+
+    Raises:
+        CommandError: it is not.
+    """
+    if number_32(data):
+        fail(NO_DATABASE)

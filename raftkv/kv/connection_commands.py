@@ -41,6 +41,11 @@ def node_spec(
 
 NONDETERMINISTIC: Final = ("nondeterministic_output",)
 
+_PUBSUB: Final = "pubsub noscript loading stale"
+_PUBLISH: Final = "pubsub loading stale fast"
+_PATTERN: Final = "a pattern has at most 4096 bytes"
+_HERE: Final = "every node delivers it, and the answer counts those who got it at this node, as in a cluster of Redis"
+
 _FLAGS: Final = "noscript loading stale"
 _ADMIN: Final = "admin noscript loading stale"
 
@@ -59,6 +64,7 @@ _CLIENT: Final = (
     subcommand("SETNAME <name>", 3, "Name this connection", _FLAGS),
     subcommand("TRACKING <ON|OFF> ...", -3, "Be told of changed keys, which is not possible", _FLAGS),
     subcommand("TRACKINGINFO", 2, "Tell what is tracked: nothing", _FLAGS),
+    subcommand("UNBLOCK <client-id> [TIMEOUT|ERROR]", -3, "End the waiting of another client of this node", _ADMIN),
 )
 
 SPECS: Final = (
@@ -74,20 +80,29 @@ SPECS: Final = (
         -2,
         "A container for commands on connections",
         "",
-        differs="Of the connections of this node. NO-TOUCH and SETINFO are those of Redis 7.2; PAUSE, UNPAUSE and UNBLOCK are not there; "
+        differs="Of the connections of this node. NO-TOUCH and SETINFO are those of Redis 7.2; PAUSE and UNPAUSE are not there; "
         "TRACKING ON is refused.",
         subcommands=_CLIENT,
     ),
     node_spec("echo", 2, "Echo the given string", "loading stale fast"),
+    node_spec("function", -2, "A container for function commands, of which there are none", "", "scripting"),
     node_spec("hello", -1, "Handshake with Redis", "noscript loading stale fast no_auth allow_busy"),
     node_spec("ping", -1, "Ping the node", "fast", tips=("request_policy:all_shards", "response_policy:all_succeeded")),
+    node_spec("psubscribe", -2, "Listen to the channels that match patterns", _PUBSUB, "pubsub", differs=_PATTERN),
+    node_spec("publish", 3, "Send a message to those who listen to a channel", _PUBLISH, "pubsub", differs=_HERE),
+    node_spec("pubsub", -2, "A container for commands about who listens at this node", "", "pubsub", differs="tells of this node"),
+    node_spec("punsubscribe", -1, "Listen no longer to the channels that match patterns", _PUBSUB, "pubsub"),
     node_spec("quit", -1, "Close the connection", "noscript loading stale fast no_auth allow_busy"),
     node_spec("readonly", 1, "Let this connection read the local, possibly stale state", "loading stale fast", "cluster"),
     node_spec("readwrite", 1, "Let this connection read the newest state again", "loading stale fast", "cluster"),
     node_spec("reset", 1, "Set the connection back to how it began", "noscript loading stale fast no_auth allow_busy"),
-    node_spec(
-        "select", 2, "Change the selected database", "loading stale fast", differs="There is one database, 0."
-    ),
+    node_spec("script", -2, "A container for Lua scripts management commands", "", "scripting"),
+    node_spec("select", 2, "Change the selected database", "loading stale fast", differs="There is one database, 0."),
+    node_spec("spublish", 3, "Send a message to those who listen to a shard channel", _PUBLISH, "pubsub", differs=_HERE),
+    node_spec("ssubscribe", -2, "Listen to shard channels", _PUBSUB, "pubsub"),
+    node_spec("subscribe", -2, "Listen to channels", _PUBSUB, "pubsub"),
+    node_spec("sunsubscribe", -1, "Listen no longer to shard channels", _PUBSUB, "pubsub"),
+    node_spec("unsubscribe", -1, "Listen no longer to channels", _PUBSUB, "pubsub"),
     node_spec(
         "wait",
         3,

@@ -1,24 +1,23 @@
-"""Commands on keys of any type, and on how long they live: DEL, EXISTS, EXPIRE, PEXPIRE, TTL, PTTL."""
+"""Commands on keys of any type: DEL, UNLINK, EXISTS, TOUCH, TYPE, RENAME, RENAMENX, COPY; and MOVE, which has no other database to
+move a key to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from raftkv.kv.arguments import INT64_MAX, expiry, integer, invalid_expiry, printable
-from raftkv.kv.command import Command, Kind, Read, Spec, Write
+from raftkv.kv.arguments import SYNTAX_ERROR, database
+from raftkv.kv.command import Command, Read, Write, machine_spec
 from raftkv.kv.keyspace import Changes, Keyspace
-from raftkv.kv.replies import Reply, fail
+from raftkv.kv.replies import OK, Reply, Simple, fail
+from raftkv.kv.rows import TYPE_NAMES
 
-_IF_NONE: Final = 1
-_IF_ANY: Final = 2
-_IF_LATER: Final = 4
-_IF_SOONER: Final = 8
-_CONDITIONS: Final = {b"NX": _IF_NONE, b"XX": _IF_ANY, b"GT": _IF_LATER, b"LT": _IF_SOONER}
+_NO_SUCH_KEY: Final = "no such key"
+_SAME: Final = "source and destination objects are the same"
 
 
 class Delete(Write, frozen=True, array_like=True, gc=False, tag=5):
-    """DEL."""
+    """DEL, UNLINK: what a key holds goes away at once and at the same cost for every size, so there is nothing to unlink."""
 
     keys: tuple[bytes, ...]
 
@@ -33,7 +32,7 @@ class Delete(Write, frozen=True, array_like=True, gc=False, tag=5):
 
 
 class Exists(Read, frozen=True, array_like=True, gc=False, tag=6):
-    """EXISTS. A key named twice counts twice."""
+    """EXISTS, TOUCH (when a key was used last is not kept). A key named twice counts twice."""
 
     keys: tuple[bytes, ...]
 
@@ -41,149 +40,102 @@ class Exists(Read, frozen=True, array_like=True, gc=False, tag=6):
         return sum(keys.value(key) is not None for key in self.keys)
 
 
-class Expire(Write, frozen=True, array_like=True, gc=False, tag=7):
-    """EXPIRE, PEXPIRE: let `key` live for `ttl_ms` from now, if the bits of `condition` allow it. No time left deletes it."""
+class TypeOf(Read, frozen=True, array_like=True, gc=False, tag=37):
+    """TYPE."""
 
     key: bytes
-    ttl_ms: int
-    condition: int
-    milliseconds: bool
-
-    def apply(self, changes: Changes) -> Reply:
-        due_ms = changes.clock_ms + self.ttl_ms
-        if due_ms > INT64_MAX:
-            invalid_expiry("pexpire" if self.milliseconds else "expire")
-        before = changes.value(self.key)
-        if before is None or not self._allowed(before.expiry_ms, due_ms):
-            return 0
-        if due_ms <= changes.clock_ms:
-            changes.delete(self.key, before)
-        else:
-            changes.put(self.key, before.type, before.data, due_ms, before)
-        return 1
-
-    def _allowed(self, due_before_ms: int, due_ms: int) -> bool:
-        condition = self.condition
-        if condition & _IF_NONE and due_before_ms:
-            return False
-        if condition & _IF_ANY and not due_before_ms:
-            return False
-        if condition & _IF_LATER and (not due_before_ms or due_ms <= due_before_ms):
-            return False
-        return not (condition & _IF_SOONER and due_before_ms and due_ms >= due_before_ms)
-
-
-class TimeToLive(Read, frozen=True, array_like=True, gc=False, tag=8):
-    """TTL, PTTL: -2 without the key, -1 without an expiry. Seconds are rounded to the nearest."""
-
-    key: bytes
-    milliseconds: bool
 
     def read(self, keys: Keyspace) -> Reply:
         value = keys.value(self.key)
-        if value is None:
-            return -2
-        if not value.expiry_ms:
-            return -1
-        left_ms = max(value.expiry_ms - keys.now_ms, 0)
-        return left_ms if self.milliseconds else (left_ms + 500) // 1000
+        return Simple("none" if value is None else TYPE_NAMES[value.type])
 
 
-def _parse_expire(name: str, unit_ms: int) -> Callable[[Sequence[bytes]], Command]:
-    def parse(args: Sequence[bytes]) -> Command:
-        condition = 0
-        for option in args[3:]:
-            bit = _CONDITIONS.get(option.upper())
-            if bit is None:
-                fail("Unsupported option " + printable(option.rstrip(b"\r\n")))
-            condition |= bit
-        if condition & _IF_NONE and condition != _IF_NONE:
-            fail("NX and XX, GT or LT options at the same time are not compatible")
-        if condition & _IF_LATER and condition & _IF_SOONER:
-            fail("GT and LT options at the same time are not compatible")
-        ttl_ms = expiry(integer(args[2]), unit_ms, name)
-        return Expire(args[1], ttl_ms, condition, unit_ms == 1)
+class Rename(Write, frozen=True, array_like=True, gc=False, tag=38):
+    """RENAME, RENAMENX: the value goes to `to` with its expiry, whatever its type, at the same cost for every number of elements."""
 
-    return parse
+    key: bytes
+    to: bytes
+    if_absent: bool
 
+    def apply(self, changes: Changes) -> Reply:
+        before = changes.value(self.key)
+        if before is None:
+            fail(_NO_SUCH_KEY)
+        displaced = changes.value(self.to)
+        if self.if_absent and displaced is not None:
+            return 0
+        if self.key != self.to:
+            changes.move(self.key, self.to, before, displaced)
+        return 1 if self.if_absent else OK
+
+
+class Copy(Write, frozen=True, array_like=True, gc=False, tag=39):
+    """COPY: 1 if there is now a copy of the value, with its expiry, at `to`."""
+
+    key: bytes
+    to: bytes
+    replace: bool
+
+    def apply(self, changes: Changes) -> Reply:
+        before = changes.value(self.key)
+        if before is None:
+            return 0
+        displaced = changes.value(self.to)
+        if displaced is not None and not self.replace:
+            return 0
+        changes.copy(self.to, before, displaced)
+        return 1
+
+
+def _parse_rename(if_absent: bool) -> Callable[[Sequence[bytes]], Command]:
+    return lambda args: Rename(args[1], args[2], if_absent)
+
+
+def _parse_copy(args: Sequence[bytes]) -> Command:
+    replace = False
+    position = 3
+    while position < len(args):
+        option = args[position].upper()
+        if option == b"DB" and position + 1 < len(args):
+            position += 1
+            database(args[position])
+        elif option == b"REPLACE":
+            replace = True
+        else:
+            fail(SYNTAX_ERROR)
+        position += 1
+    if args[1] == args[2]:
+        fail(_SAME)
+    return Copy(args[1], args[2], replace)
+
+
+def _parse_move(args: Sequence[bytes]) -> Command:
+    database(args[2])
+    fail(_SAME)
+
+
+def _delete(args: Sequence[bytes]) -> Command:
+    return Delete(tuple(args[1:]))
+
+
+def _exists(args: Sequence[bytes]) -> Command:
+    return Exists(tuple(args[1:]))
+
+
+_EACH: Final = (1, -1, 1)
+_PAIR: Final = (1, 2, 1)
+_SUM: Final = ("request_policy:multi_shard", "response_policy:agg_sum")
 
 SPECS: Final = (
-    Spec(
-        name="del",
-        arity=-2,
-        kind=Kind.WRITE,
-        parse=lambda args: Delete(tuple(args[1:])),
-        summary="Delete a key",
-        group="generic",
-        flags=("write",),
-        first_key=1,
-        last_key=-1,
-        step=1,
-        tips=("request_policy:multi_shard", "response_policy:agg_sum"),
-    ),
-    Spec(
-        name="exists",
-        arity=-2,
-        kind=Kind.READ,
-        parse=lambda args: Exists(tuple(args[1:])),
-        summary="Determine if a key exists",
-        group="generic",
-        flags=("readonly", "fast"),
-        first_key=1,
-        last_key=-1,
-        step=1,
-        tips=("request_policy:multi_shard", "response_policy:agg_sum"),
-    ),
-    Spec(
-        name="expire",
-        arity=-3,
-        kind=Kind.WRITE,
-        parse=_parse_expire("expire", 1000),
-        summary="Set a key's time to live in seconds",
-        group="generic",
-        flags=("write", "fast"),
-        first_key=1,
-        last_key=1,
-        step=1,
-    ),
-    Spec(
-        name="pexpire",
-        arity=-3,
-        kind=Kind.WRITE,
-        parse=_parse_expire("pexpire", 1),
-        summary="Set a key's time to live in milliseconds",
-        group="generic",
-        flags=("write", "fast"),
-        first_key=1,
-        last_key=1,
-        step=1,
-    ),
-    Spec(
-        name="ttl",
-        arity=2,
-        kind=Kind.READ,
-        parse=lambda args: TimeToLive(args[1], False),
-        summary="Get the time to live for a key in seconds",
-        group="generic",
-        flags=("readonly", "fast"),
-        first_key=1,
-        last_key=1,
-        step=1,
-        tips=("nondeterministic_output",),
-    ),
-    Spec(
-        name="pttl",
-        arity=2,
-        kind=Kind.READ,
-        parse=lambda args: TimeToLive(args[1], True),
-        summary="Get the time to live for a key in milliseconds",
-        group="generic",
-        flags=("readonly", "fast"),
-        first_key=1,
-        last_key=1,
-        step=1,
-        tips=("nondeterministic_output",),
-    ),
+    machine_spec("del", -2, _delete, "Delete a key", "generic", "write", keys=_EACH, tips=_SUM),
+    machine_spec("unlink", -2, _delete, "Delete a key, as DEL", "generic", "write fast", keys=_EACH, tips=_SUM),
+    machine_spec("exists", -2, _exists, "Determine if a key exists", "generic", "readonly fast", keys=_EACH, tips=_SUM),
+    machine_spec("touch", -2, _exists, "Count the keys that exist", "generic", "readonly fast", keys=_EACH, tips=_SUM),
+    machine_spec("type", 2, lambda args: TypeOf(args[1]), "Determine the type of a key's value", "generic", "readonly fast"),
+    machine_spec("rename", 3, _parse_rename(False), "Rename a key", "generic", "write", keys=_PAIR),
+    machine_spec("renamenx", 3, _parse_rename(True), "Rename a key, only if the new name is free", "generic", "write fast", keys=_PAIR),
+    machine_spec("copy", -3, _parse_copy, "Copy the value of a key to another key", "generic", "write denyoom", keys=_PAIR),
+    machine_spec("move", 3, _parse_move, "Move a key to another database, of which there is none", "generic", "write fast"),
 )
 
-COMMANDS: Final = (Delete, Exists, Expire, TimeToLive)
+COMMANDS: Final = (Delete, Exists, TypeOf, Rename, Copy)

@@ -46,7 +46,7 @@ class Question(enum.IntEnum):
     FREQ = 4
 
 
-class Inspect(Read, frozen=True, array_like=True, gc=False, tag=190):
+class Inspect(Read, frozen=True, array_like=True, gc=False, tag=192):
     """OBJECT ENCODING, REFCOUNT, IDLETIME, FREQ."""
 
     key: bytes
@@ -67,7 +67,7 @@ class Inspect(Read, frozen=True, array_like=True, gc=False, tag=190):
                 return fail(_NO_FREQUENCY)
 
 
-class MemoryUsage(Read, frozen=True, array_like=True, gc=False, tag=191):
+class MemoryUsage(Read, frozen=True, array_like=True, gc=False, tag=193):
     """MEMORY USAGE: the bytes of the rows of a key before the store compresses them. Those of a collection are guessed from `samples`
     of its elements, or counted when it is 0."""
 

@@ -1,8 +1,8 @@
-"""Commands on the whole key space: DBSIZE, SCAN, FLUSHALL.
+"""Commands on the whole key space: DBSIZE, SCAN, KEYS, RANDOMKEY, FLUSHALL, FLUSHDB; and SWAPDB, with one database.
 
-A cursor of SCAN is the upper 52 bits of the hash of the next key, so that it needs nothing kept on the node, means the same on
-every node, and fits where a program keeps numbers as floats. Keys with the same 52 bits are always returned by the same call. A key
-that is there throughout is returned, and returned once.
+`kv.scan` says what a cursor is.
+
+RANDOMKEY takes the first key whose hash is not below a random number, so each key comes about as often as any other, but not exactly.
 """
 
 from __future__ import annotations
@@ -12,24 +12,16 @@ from typing import Annotated, ClassVar, Final
 
 from msgspec import Meta
 
-from raftkv.kv.arguments import SYNTAX_ERROR, cursor, integer
-from raftkv.kv.command import Command, Kind, Read, Spec, Write
+from raftkv.kv.arguments import INT64_MAX, NO_DATABASE, SYNTAX_ERROR, cursor, number_32
+from raftkv.kv.command import MAX_REPLY_BYTES, NO_KEYS, Command, Read, Write, machine_spec
 from raftkv.kv.glob import Pattern
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.replies import OK, Reply, fail
-from raftkv.kv.rows import TYPE_NAMES, decode_header, hash_of_value, key_of_value
+from raftkv.kv.rows import TYPE_NAMES, VALUES, decode_header, key_of_value
+from raftkv.kv.scan import DEFAULT_COUNT, MAX_PATTERN_BYTES, check_pattern, first_hash, page, read_options
 
-DEFAULT_COUNT: Final = 10
-MAX_COUNT: Final = 1000
-"""COUNT is a hint; more rows than this are not visited by one call."""
-
-MAX_STEPS: Final = 4 << 20
-"""One call stops when the bytes it has read and the steps of its pattern exceed this together, but visits one key at least."""
-
-MAX_PATTERN_BYTES: Final = 4096
-
-_BUCKET_BITS: Final = 52
-_BUCKET_SHIFT: Final = 64 - _BUCKET_BITS
+MAX_KEYS_STEPS: Final = 1 << 30
+"""How many steps KEYS may take with its pattern: seconds, in a thread of its own."""
 
 
 class CountKeys(Read, frozen=True, array_like=True, gc=False, tag=9):
@@ -50,98 +42,127 @@ class Scan(Read, frozen=True, array_like=True, gc=False, tag=10):
     of_type: str | None = None
 
     def read(self, keys: Keyspace) -> Reply:
-        if self.cursor >> _BUCKET_BITS:
+        start = first_hash(self.cursor)
+        if start is None:
             return [b"0", []]
-        pattern = None if self.pattern is None else Pattern(self.pattern)
+        place, rows = page(keys.scan(start), len(VALUES), self.count, self.pattern)
         found: list[Reply] = []
-        visited = steps = 0
-        last_bucket = -1
-        for name, row in keys.scan(self.cursor << _BUCKET_SHIFT):
-            bucket = hash_of_value(name) >> _BUCKET_SHIFT
-            if visited and bucket != last_bucket and (visited >= min(self.count, MAX_COUNT) or steps > MAX_STEPS):
-                return [b"%d" % bucket, found]
-            key = key_of_value(name)
-            visited += 1
-            steps += len(row) + (0 if pattern is None else pattern.cost(key))
-            last_bucket = bucket
+        for key, row in rows:
             kind, expiry_ms = decode_header(row)
-            if 0 < expiry_ms < keys.clock_ms or (self.of_type is not None and TYPE_NAMES.get(kind) != self.of_type):
-                continue
-            if pattern is None or pattern.matches(key):
+            if not 0 < expiry_ms < keys.clock_ms and self.of_type in (None, TYPE_NAMES.get(kind)):
                 found.append(key)
-        return [b"0", found]
+        return [place, found]
+
+
+class FindKeys(Read, frozen=True, array_like=True, gc=False, tag=40):
+    """KEYS."""
+
+    slow: ClassVar[bool] = True
+
+    pattern: Annotated[bytes, Meta(max_length=MAX_PATTERN_BYTES)]
+
+    def read(self, keys: Keyspace) -> Reply:
+        pattern = Pattern(self.pattern)
+        found: list[Reply] = []
+        size = steps = 0
+        for name, row in keys.scan(0):
+            key = key_of_value(name)
+            if not pattern.everything:
+                steps += pattern.cost(key)
+                if steps > MAX_KEYS_STEPS:
+                    fail("KEYS takes too long with this pattern and so many keys; use SCAN")
+                if not pattern.matches(key):
+                    continue
+            if 0 < decode_header(row)[1] < keys.clock_ms:
+                continue
+            found.append(key)
+            size += len(key) + 8
+            if size > MAX_REPLY_BYTES:
+                fail(f"KEYS found more than {MAX_REPLY_BYTES} bytes of keys; use SCAN")
+        return found
+
+
+class RandomKey(Read, frozen=True, array_like=True, gc=False, tag=41):
+    """RANDOMKEY: the first key from twice `number` on in the order of hashes, around the end. Slow, for it may have to pass over many
+    keys that have expired."""
+
+    slow: ClassVar[bool] = True
+
+    number: Annotated[int, Meta(ge=0, le=INT64_MAX)] = 0
+
+    def with_random(self, number: int) -> Command:
+        return RandomKey(number)
+
+    def read(self, keys: Keyspace) -> Reply:
+        for start in (self.number << 1, 0):
+            for name, row in keys.scan(start):
+                if not 0 < decode_header(row)[1] < keys.clock_ms:
+                    return key_of_value(name)
+        return None
 
 
 class Clear(Write, frozen=True, array_like=True, gc=False, tag=11):
-    """FLUSHALL."""
+    """FLUSHALL, FLUSHDB."""
 
     def apply(self, changes: Changes) -> Reply:
         changes.clear()
         return OK
 
 
+class SwapDatabase(Write, frozen=True, array_like=True, gc=False, tag=42):
+    """SWAPDB 0 0: nothing changes."""
+
+    def apply(self, changes: Changes) -> Reply:
+        return OK
+
+
 def _parse_scan(args: Sequence[bytes]) -> Command:
     place = cursor(args[1])
-    count = DEFAULT_COUNT
-    pattern: bytes | None = None
-    kind: str | None = None
-    for position in range(2, len(args), 2):
-        option = args[position].upper()
-        if position + 1 == len(args):
-            fail(SYNTAX_ERROR)
-        argument = args[position + 1]
-        if option == b"COUNT":
-            count = integer(argument)
-            if count < 1:
-                fail(SYNTAX_ERROR)
-        elif option == b"MATCH":
-            if len(argument) > MAX_PATTERN_BYTES:
-                fail(f"pattern is longer than {MAX_PATTERN_BYTES} bytes")
-            pattern = None if argument == b"*" else argument
-        elif option == b"TYPE":
-            kind = argument.lower().decode("latin-1")
-        else:
-            fail(SYNTAX_ERROR)
-    return Scan(place, count, pattern, kind)
+    options = read_options(args[2:], typed=True)
+    return Scan(place, options.count, options.pattern, options.of_type)
 
 
-def _parse_flushall(args: Sequence[bytes]) -> Command:
+def _parse_flush(args: Sequence[bytes]) -> Command:
     if len(args) > 2 or (len(args) == 2 and args[1].upper() not in (b"SYNC", b"ASYNC")):
         fail(SYNTAX_ERROR)
     return Clear()
 
 
+def _parse_keys(args: Sequence[bytes]) -> Command:
+    check_pattern(args[1])
+    return FindKeys(args[1])
+
+
+def _parse_swapdb(args: Sequence[bytes]) -> Command:
+    first, second = number_32(args[1], "invalid first DB index"), number_32(args[2], "invalid second DB index")
+    if first or second:
+        fail(NO_DATABASE)
+    return SwapDatabase()
+
+
+_ALL_SHARDS: Final = "request_policy:all_shards"
+_CLEARED: Final = (_ALL_SHARDS, "response_policy:all_succeeded")
+
 SPECS: Final = (
-    Spec(
-        name="dbsize",
-        arity=1,
-        kind=Kind.READ,
-        parse=lambda _: CountKeys(),
-        summary="Return the number of keys",
-        group="server",
-        flags=("readonly",),
-        tips=("request_policy:all_shards", "response_policy:agg_sum"),
+    machine_spec(
+        "dbsize", 1, lambda _: CountKeys(), "Return the number of keys", "server", "readonly", keys=NO_KEYS,
+        tips=(_ALL_SHARDS, "response_policy:agg_sum"),
     ),
-    Spec(
-        name="scan",
-        arity=-2,
-        kind=Kind.READ,
-        parse=_parse_scan,
-        summary="Incrementally iterate the keys space",
-        group="generic",
-        flags=("readonly",),
+    machine_spec(
+        "scan", -2, _parse_scan, "Incrementally iterate the keys space", "generic", "readonly", keys=NO_KEYS,
         tips=("nondeterministic_output", "request_policy:special"),
     ),
-    Spec(
-        name="flushall",
-        arity=-1,
-        kind=Kind.WRITE,
-        parse=_parse_flushall,
-        summary="Remove all keys",
-        group="server",
-        flags=("write",),
-        tips=("request_policy:all_shards", "response_policy:all_succeeded"),
+    machine_spec(
+        "keys", 2, _parse_keys, "Find all keys that match a pattern", "generic", "readonly", keys=NO_KEYS,
+        tips=(_ALL_SHARDS, "nondeterministic_output_order"),
     ),
-)
+    machine_spec(
+        "randomkey", 1, lambda _: RandomKey(), "Return a random key", "generic", "readonly", keys=NO_KEYS,
+        tips=(_ALL_SHARDS, "nondeterministic_output"), random=True,
+    ),
+    machine_spec("flushall", -1, _parse_flush, "Remove all keys", "server", "write", keys=NO_KEYS, tips=_CLEARED),
+    machine_spec("flushdb", -1, _parse_flush, "Remove all keys, as FLUSHALL", "server", "write", keys=NO_KEYS, tips=_CLEARED),
+    machine_spec("swapdb", 3, _parse_swapdb, "Swap two databases, of which there is one", "server", "write fast", keys=NO_KEYS),
+)  # fmt: skip
 
-COMMANDS: Final = (CountKeys, Scan, Clear)
+COMMANDS: Final = (CountKeys, Scan, FindKeys, RandomKey, Clear, SwapDatabase)

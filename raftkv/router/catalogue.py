@@ -14,7 +14,19 @@ from raftkv.kv.glob import Pattern
 from raftkv.kv.replies import CommandError, Reply, Simple, fail
 from raftkv.router.connection import Connection, Handler
 
-_CATEGORIES: Final = {"string": "@string", "generic": "@keyspace", "connection": "@connection"}
+_CATEGORIES: Final = {
+    "bitmap": "@bitmap",
+    "connection": "@connection",
+    "generic": "@keyspace",
+    "hash": "@hash",
+    "list": "@list",
+    "pubsub": "@pubsub",
+    "scripting": "@scripting",
+    "set": "@set",
+    "sorted-set": "@sortedset",
+    "string": "@string",
+    "transactions": "@transaction",
+}
 
 
 def help_lines(spec: Spec) -> Reply:
@@ -26,7 +38,7 @@ def help_lines(spec: Spec) -> Reply:
 
 
 def _command(connection: Connection, args: Sequence[bytes]) -> Reply:
-    return [_info(spec) for spec in SPECS.values()]
+    return [describe(spec) for spec in SPECS.values()]
 
 
 def _count(connection: Connection, args: Sequence[bytes]) -> Reply:
@@ -36,7 +48,7 @@ def _count(connection: Connection, args: Sequence[bytes]) -> Reply:
 def _command_info(connection: Connection, names: Sequence[bytes]) -> Reply:
     if not names:
         return _command(connection, names)
-    return [None if found is None else _info(*found) for found in map(_find, names)]
+    return [None if found is None else describe(*found) for found in map(_find, names)]
 
 
 def _find(name: bytes) -> tuple[Spec, Subcommand | None] | None:
@@ -53,7 +65,8 @@ def _full_name(spec: Spec, one: Subcommand | None) -> bytes:
     return (spec.name if one is None else f"{spec.name}|{one.name}").encode()
 
 
-def _info(spec: Spec, one: Subcommand | None = None) -> Reply:
+def describe(spec: Spec, one: Subcommand | None = None) -> Reply:
+    """What COMMAND tells of one command."""
     shown = one or spec
     return [
         _full_name(spec, one),
@@ -65,7 +78,7 @@ def _info(spec: Spec, one: Subcommand | None = None) -> Reply:
         [Simple(category) for category in _categories(spec, shown)],
         [tip.encode() for tip in shown.tips],
         [],
-        [_info(spec, each) for each in spec.subcommands] if one is None else [],
+        [describe(spec, each) for each in spec.subcommands] if one is None else [],
     ]
 
 
@@ -75,6 +88,8 @@ def _categories(spec: Spec, shown: Spec | Subcommand) -> list[str]:
     for flag, categories in (("write", ("@write",)), ("readonly", ("@read",)), ("admin", ("@admin", "@dangerous"))):
         if flag in shown.flags:
             found += categories
+    if "blocking" in shown.flags:
+        found.append("@blocking")
     found.append("@fast" if "fast" in shown.flags else "@slow")
     return found
 
@@ -101,11 +116,11 @@ def _keys(connection: Connection, request: Sequence[bytes]) -> Reply:
             shown = check_subcommand(spec, request)
         except CommandError:
             fail("Invalid command specified")
-    if not shown.first_key:
+    if not shown.first_key and not shown.counted_keys:
         fail("The command has no key arguments")
     if not fits(shown.arity, len(request)):
         fail("Invalid number of arguments specified for command")
-    return list(keys_of(shown, request))
+    return list(keys_of(shown, request)) or fail("Invalid arguments specified for command")
 
 
 def _everything() -> Iterator[tuple[Spec, Subcommand | None]]:

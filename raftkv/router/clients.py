@@ -6,14 +6,14 @@ Nothing of a connection is made up: what Redis tells of its buffers, and a node 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from raftkv.kv.arguments import SYNTAX_ERROR, parse_integer, printable
+from raftkv.kv.arguments import SYNTAX_ERROR, integer, parse_integer, printable
 from raftkv.kv.commands import find_spec, find_subcommand
 from raftkv.kv.replies import OK, Reply, Verbatim, fail
 from raftkv.router.connection import Connection, Handler
-from raftkv.router.ports import SocketFacts
+from raftkv.router.surroundings import Surroundings
 
 USER: Final = b"default"
 """The one user that there is."""
@@ -38,23 +38,16 @@ class ClientCommands:
     """Executes CLIENT.
 
     Args:
-        connections: the connections of this node by their number.
-        sockets: tells what the server knows of one of them.
-        disconnect: ends another connection than the one that asks.
-        blocked: whether the next request of a connection is held.
+        around: whose connections they are, and who ends them or their waiting.
     """
 
-    def __init__(
-        self,
-        connections: Mapping[int, Connection],
-        sockets: Callable[[int], SocketFacts],
-        disconnect: Callable[[Connection], None],
-        blocked: Callable[[int], bool],
-    ) -> None:
-        self._connections = connections
-        self._sockets = sockets
-        self._disconnect = disconnect
-        self._blocked = blocked
+    def __init__(self, around: Surroundings) -> None:
+        self._connections = around.connections
+        self._sockets = around.sockets
+        self._disconnect = around.disconnect
+        self._unblock = around.unblock
+        self._postponed = around.postponed
+        self._channels = around.channels
         self.handlers: dict[str, Handler] = {
             "client|caching": self._caching,
             "client|getname": lambda connection, args: connection.name or None,
@@ -70,6 +63,7 @@ class ClientCommands:
             "client|setname": self._set_name,
             "client|tracking": self._tracking,
             "client|trackinginfo": lambda connection, args: {b"flags": [b"off"], b"redirect": -1, b"prefixes": []},
+            "client|unblock": self._end_waiting,
         }
 
     # One's own connection.
@@ -128,7 +122,8 @@ class ClientCommands:
     def _list(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         found: Iterator[Connection] = iter(self._connections.values())
         if len(args) == 2 and args[0].lower() == b"type":
-            found = iter([one for one in found if _type(args[1]) == b"normal"])
+            kind = _type(args[1])
+            found = iter([one for one in found if _type_of(one) == kind])
         elif len(args) > 1 and args[0].lower() == b"id":
             numbers = [parse_integer(arg) for arg in args[1:]]
             if None in numbers:
@@ -164,6 +159,16 @@ class ClientCommands:
                 self._disconnect(connection)
         return len(found)
 
+    def _end_waiting(self, connection: Connection, args: Sequence[bytes]) -> Reply:
+        """CLIENT UNBLOCK."""
+        if len(args) > 2:
+            shown = printable(connection.command.partition(b"|")[2])
+            fail(f"unknown subcommand or wrong number of arguments for '{shown}'. Try CLIENT HELP.")
+        reason = args[1].lower() if len(args) == 2 else b"timeout"
+        if reason not in (b"timeout", b"error"):
+            fail("CLIENT UNBLOCK reason should be TIMEOUT or ERROR")
+        return int(self._unblock(integer(args[0]), reason == b"error"))
+
     def _filter(self, name: bytes, value: bytes) -> Callable[[Connection], bool]:
         match name:
             case b"id":
@@ -173,7 +178,7 @@ class ClientCommands:
                 return lambda one: one.id == number
             case b"type":
                 kind = _type(value)
-                return lambda one: kind == b"normal"
+                return lambda one: _type_of(one) == kind
             case b"addr":
                 return lambda one: one.address.encode() == value
             case b"laddr":
@@ -190,12 +195,18 @@ class ClientCommands:
         socket = self._sockets(connection.id)
         _, asked = connection.held
         arriving, unsent = socket.arriving_bytes, socket.unsent_bytes
-        flags = "b" * self._blocked(connection.id) + "c" * connection.closing + "r" * connection.readonly
+        transaction = connection.transaction
+        blocked = self._postponed.holds(connection.id) or (connection.waiter is not None and connection.waiter.parked)
+        flags = "P" * connection.subscribed + "x" * (transaction.queued >= 0) + "b" * blocked + "c" * connection.closing
+        flags += "r" * connection.readonly
+        channels, patterns, shards = self._channels.counts(connection)
+        memory = arriving + asked + transaction.size + unsent
         return (
             f"id={connection.id} addr={connection.address} laddr={socket.local_address} fd={socket.descriptor} "
             f"name={connection.name.decode('ascii')} age={socket.age_seconds} idle={socket.idle_seconds} flags={flags or 'N'} "
-            f"db=0 sub=0 psub=0 ssub=0 multi=-1 qbuf={arriving} qbuf-free=0 argv-mem={asked} multi-mem=0 rbs=0 rbp=0 obl=0 "
-            f"oll={1 if unsent else 0} omem={unsent} tot-mem={arriving + asked + unsent} events={'rw' if unsent else 'r'} "
+            f"db=0 sub={channels} psub={patterns} ssub={shards} multi={transaction.queued} qbuf={arriving} qbuf-free=0 argv-mem={asked} "
+            f"multi-mem={transaction.size} rbs=0 rbp=0 obl=0 "
+            f"oll={1 if unsent else 0} omem={unsent} tot-mem={memory} events={'rw' if unsent else 'r'} "
             f"cmd={_known_name(connection.command)} user={USER.decode()} redir=-1 "
             f"resp={connection.protocol} lib-name={connection.library.decode('ascii')} "
             f"lib-ver={connection.library_version.decode('ascii')}\n"
@@ -216,6 +227,10 @@ def _yes(value: bytes) -> bool:
     if value.lower() not in (b"yes", b"no"):
         fail(SYNTAX_ERROR)
     return value.lower() == b"yes"
+
+
+def _type_of(connection: Connection) -> bytes:
+    return b"pubsub" if connection.subscribed else b"normal"
 
 
 def _type(value: bytes) -> bytes:

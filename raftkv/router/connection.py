@@ -1,7 +1,9 @@
 """The state of one client connection: what it asked for, what was answered, and in which order the two leave.
 
 What always holds: every request gets exactly one reply, and replies leave in the order of the requests. A request that is
-answered out of turn (an error, a refusal) waits here for those before it. Nothing here decides; the router does.
+answered out of turn (an error, a refusal) waits here for those before it. What the client is told without having asked leaves in the
+order in which it came, between the replies: after all that were there when it came, and before those that were not. Nothing here
+decides; the router does.
 """
 
 from __future__ import annotations
@@ -9,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from raftkv.kv.replies import MUTED, Failure, Reply
+from raftkv.kv.replies import MUTED, Failure, Pushes, Reply
 from raftkv.raft.types import Index
 
 if TYPE_CHECKING:
     from raftkv.router.reads import OwnReads
+    from raftkv.router.transactions import ClientTransaction
+    from raftkv.router.waiting import Waiter
 
 
 class _Pending:
@@ -28,8 +32,8 @@ _PENDING: Final = cast(Reply, _Pending())
 class Chunk:
     """Requests that arrived together and wait for their turn. `position` is the first one that has not been taken up.
 
-    With `refusal`, nothing of them is taken up but what concerns the connection or the node. `unkept` counts requests that were
-    refused while they would have had to wait: nothing is kept of them but their place.
+    With `refusal`, nothing of them is taken up but what concerns the connection or the node. `unkept` are requests that were refused
+    while they would have had to wait: nothing is kept of them but their place, and the names of those that begin or end a transaction.
     """
 
     __slots__ = ("deadline_ms", "position", "refusal", "requests", "sizes", "unkept")
@@ -41,7 +45,7 @@ class Chunk:
         deadline_ms: int,
         position: int,
         refusal: Failure | None,
-        unkept: int = 0,
+        unkept: Sequence[bytes] = (),
     ) -> None:
         self.requests = requests
         self.sizes = sizes
@@ -59,12 +63,17 @@ class Connection:
     connections that have replies to deliver or may take up more. `gave_up` says that the last of what was taken up was not answered
     in its time: then what waits behind it has no more time than it had when it came. `written` is the entry of the newest write that
     was answered, `muted` how many of the replies that leave next are not wanted (-1: all of them), `command` what was asked for last.
+    `transaction` is what it has watched and queued.
+    `subscribed` says that it listens to a channel, `waiter` what it waits for in a blocking pop, and `ended` that the client will ask
+    nothing more.
     """
 
     __slots__ = (
         "_base",
         "_changed",
+        "_conversions",
         "_is_changed",
+        "_pushes",
         "_sizes",
         "_slots",
         "address",
@@ -72,6 +81,7 @@ class Connection:
         "closed",
         "closing",
         "command",
+        "ended",
         "gave_up",
         "held_back",
         "id",
@@ -83,11 +93,14 @@ class Connection:
         "protocol",
         "readonly",
         "reads_out",
+        "subscribed",
+        "transaction",
+        "waiter",
         "writes_out",
         "written",
     )
 
-    def __init__(self, connection_id: int, address: str, changed: list[Connection]) -> None:
+    def __init__(self, connection_id: int, address: str, changed: list[Connection], transaction: ClientTransaction) -> None:
         self.id = connection_id
         self.address = address
         self.protocol = 2
@@ -102,15 +115,22 @@ class Connection:
         self.closed = False
         self.held_back = False
         self.gave_up = False
+        self.subscribed = False
+        self.ended = False
+        self.waiter: Waiter | None = None
         self.chunks: list[Chunk] = []
         self.writes_out = 0
         self.reads_out = 0
         self.last_reads: OwnReads | None = None
+        self.transaction = transaction
+        self._conversions: dict[int, Callable[[Reply], Reply]] = {}
+        """By the number of its request, what makes the client's reply of the one that comes."""
         self._changed = changed
         self._is_changed = False
         self._slots: list[Reply] = []
         self._base = 0
         self._sizes: list[int] = []
+        self._pushes: list[tuple[int, Pushes]] = []
 
     @property
     def idle(self) -> bool:
@@ -133,6 +153,7 @@ class Connection:
         self.name = b""
         self.readonly = False
         self.muted = 0
+        self.abandon_transaction()
 
     def hold(self, sizes: list[int]) -> None:
         """Requests of `sizes` bytes have arrived; `deliver` tells when they are done with."""
@@ -141,7 +162,7 @@ class Connection:
     @property
     def delivered(self) -> bool:
         """Whether everything taken up has been answered and has left."""
-        return not self._slots
+        return not (self._slots or self._pushes)
 
     @property
     def held(self) -> tuple[int, int]:
@@ -177,6 +198,18 @@ class Connection:
             slots += [_PENDING] * count
         return ticket
 
+    def convert_next(self, convert: Callable[[Reply], Reply]) -> None:
+        """The request that is taken up next is answered what `convert` makes of the reply that will come. See `settle`."""
+        self._conversions[self._base + len(self._slots)] = convert
+
+    def grow_next(self, size: int) -> None:
+        """The request that is taken up next stands for `size` bytes more than came with it."""
+        self._sizes[len(self._slots)] += size
+
+    def abandon_transaction(self) -> None:
+        """Leave MULTI, and watch nothing any more."""
+        self.transaction.abandon()
+
     def reply(self, reply: Reply) -> None:
         """Take up a request and answer it."""
         self._slots.append(reply)
@@ -201,8 +234,33 @@ class Connection:
             self._slots[start : start + len(replies)] = replies
             self.touch()
 
+    def push(self, pushes: Pushes) -> None:
+        """Tell the client something that he has not asked for."""
+        if self.closing or self.closed:
+            return
+        slots = self._slots
+        place = slots.index(_PENDING) if self.writes_out or self.reads_out else len(slots)
+        self._pushes.append((self._base + place, pushes))
+        self.touch()
+
+    def take_pushes(self, replies: list[Reply]) -> int:
+        """Put what was pushed in its places among `replies`, which `deliverable` has just taken out; how many there are."""
+        pushes, self._pushes = self._pushes, []
+        first = self._base - len(replies)
+        for inserted, (ticket, each) in enumerate(pushes):
+            replies.insert(ticket - first + inserted, each)
+        return len(pushes)
+
+    def settle(self) -> None:
+        """Convert the replies that have come, before anything is taken up that depends on them. Never while an entry is applied."""
+        for ticket in list(self._conversions):
+            reply = self._slots[ticket - self._base]
+            if reply is not _PENDING:
+                self._slots[ticket - self._base] = self._conversions.pop(ticket)(reply)
+
     def deliverable(self) -> tuple[list[Reply], int]:
         """Take out the replies that may leave now, and say how many bytes their requests had."""
+        self.settle()
         slots = self._slots
         if self.writes_out or self.reads_out:
             count = slots.index(_PENDING)
@@ -221,18 +279,20 @@ class Connection:
         return self._mute(slots) if self.muted else slots, sum(sizes)
 
     def _mute(self, replies: list[Reply]) -> list[Reply]:
-        """What leaves in the place of `replies`, some of which are not wanted."""
-        if self.muted < 0:
-            return [MUTED] * len(replies)
-        unwanted = min(self.muted, len(replies))
-        self.muted -= unwanted
-        return [MUTED] * unwanted + replies[unwanted:]
+        """What leaves in the place of `replies`, some of which are not wanted. Messages of channels always are, as in Redis."""
+        unwanted = len(replies) if self.muted < 0 else min(self.muted, len(replies))
+        if self.muted > 0:
+            self.muted -= unwanted
+        return [reply if isinstance(reply, Pushes) else MUTED for reply in replies[:unwanted]] + replies[unwanted:]
 
     def close(self) -> None:
         """The client is gone, or is being disconnected: nothing more is taken up or delivered."""
         self.closed = True
+        self.abandon_transaction()
+        self._conversions.clear()
         self.chunks.clear()
         self._slots.clear()
+        self._pushes.clear()
         self._sizes.clear()
 
 

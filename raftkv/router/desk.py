@@ -7,13 +7,12 @@ command's turn, when everything before it on the connection has been answered. C
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-
-from msgspec import Struct
+from collections.abc import Sequence
 
 from raftkv.errors import InvalidRequest, Refused
+from raftkv.kv.arguments import database
 from raftkv.kv.command import ConnectionCommand
-from raftkv.kv.commands import SPECS
+from raftkv.kv.commands import SPECS, wrong_arity
 from raftkv.kv.replies import OK, Reply, Simple, Verbatim, fail
 from raftkv.raft.ready import Role
 from raftkv.router.catalogue import CATALOGUE, help_lines
@@ -22,33 +21,12 @@ from raftkv.router.cluster_view import ClusterView
 from raftkv.router.configuration import Configuration
 from raftkv.router.connection import Connection, Handler
 from raftkv.router.diagnostics import diagnostics
-from raftkv.router.info import REDIS_VERSION, Counts, Since, info_text, role_reply
-from raftkv.router.ports import NodeFacts, OperationsPort, ReplicaPort, SocketFacts
-from raftkv.router.postponed import Postponed, wait_arguments
+from raftkv.router.info import REDIS_VERSION, Since, info_text, role_reply
+from raftkv.router.postponed import wait_arguments
+from raftkv.router.scripts import describe_scripts, refuse_functions
+from raftkv.router.surroundings import Surroundings
 
 _INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
-
-
-def wrong_arity(name: str) -> Reply:
-    """Refuse a number of arguments in Redis's words."""
-    fail(f"wrong number of arguments for '{name}' command")
-
-
-class Surroundings(Struct, frozen=True, kw_only=True):
-    """What the desk has of the router and of what is around it.
-
-    `facts` and `sockets` tell what the server knows of the node and of a connection, `counts` what the router counts; `operations` does
-    what an operator asks; `connections` are those of this node, and `disconnect` ends one.
-    """
-
-    replica: ReplicaPort
-    facts: Callable[[], NodeFacts]
-    sockets: Callable[[int], SocketFacts]
-    counts: Callable[[], Counts]
-    operations: OperationsPort
-    connections: Mapping[int, Connection]
-    disconnect: Callable[[Connection], None]
-    postponed: Postponed
 
 
 class Desk:
@@ -60,15 +38,17 @@ class Desk:
         self._counts = around.counts
         self._operations = around.operations
         self._postponed = around.postponed
+        self._channels = around.channels
         self._since = Since()
         self._commands: dict[str, Handler] = {
-            **ClientCommands(around.connections, around.sockets, around.disconnect, around.postponed.holds).handlers,
+            **ClientCommands(around).handlers,
             **Configuration(around.facts, around.replica, self._begin_anew).handlers,
             **ClusterView(around.replica, around.facts).handlers,
             **CATALOGUE,
             **diagnostics(around.facts),
             "auth": self._auth,
             "echo": lambda connection, args: args[0],
+            "function": lambda connection, args: refuse_functions(args),
             "hello": self._hello,
             "info": self._info,
             "ping": self._ping,
@@ -79,6 +59,7 @@ class Desk:
             "readwrite": self._readwrite,
             "reset": self._reset,
             "role": self._role,
+            "script": lambda connection, args: describe_scripts(args),
             "select": self._select,
             "wait": self._wait,
         }
@@ -103,13 +84,15 @@ class Desk:
         args = command.args
         if not (spec.subcommands and args):
             return self._commands[command.name](connection, args)
-        name = args[0].lower()  # it is in the table: the request has been parsed
-        connection.command = b"%b|%b" % (command.name.encode(), name)
-        return help_lines(spec) if name == b"help" else self._commands[connection.command.decode()](connection, args[1:])
+        connection.command = b"%b|%b" % (command.name.encode(), args[0])
+        name = connection.command.lower().decode()  # it is in the table: the request has been parsed
+        return help_lines(spec) if name.endswith("|help") else self._commands[name](connection, args[1:])
 
     def _ping(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         if len(args) > 1:
-            return wrong_arity("ping")
+            wrong_arity("ping")
+        if connection.subscribed and connection.protocol == 2:
+            return [b"pong", args[0] if args else b""]
         return args[0] if args else Simple("PONG")
 
     def _quit(self, connection: Connection, args: Sequence[bytes]) -> Reply:
@@ -118,6 +101,7 @@ class Desk:
 
     def _reset(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         connection.reset()
+        self._channels.forget(connection)
         return Simple("RESET")
 
     def _readonly(self, connection: Connection, args: Sequence[bytes]) -> Reply:
@@ -129,13 +113,7 @@ class Desk:
         return OK
 
     def _select(self, connection: Connection, args: Sequence[bytes]) -> Reply:
-        if not _INTEGER.fullmatch(args[0]) or not -(2**63) <= int(args[0]) < 2**63:
-            fail("value is not an integer or out of range")
-        number = int(args[0])
-        if not -(2**31) <= number < 2**31:
-            fail("value is out of range, value must between -2147483648 and 2147483647")
-        if number != 0:
-            fail("DB index is out of range")
+        database(args[0])
         return OK
 
     def _wait(self, connection: Connection, args: Sequence[bytes]) -> Reply:
@@ -154,7 +132,7 @@ class Desk:
 
     def _transfer(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         if len(args) > 1:
-            return wrong_arity("raftkv.transfer")
+            wrong_arity("raftkv.transfer")
         try:
             self._operations.transfer(args[0].decode("utf-8", "replace") if args else None)
         except InvalidRequest as error:

@@ -29,8 +29,9 @@ Fields = Iterator[tuple[str, object]]
 
 
 class Counts(Struct, frozen=True, kw_only=True):
-    """What the router counts: `blocked` clients in WAIT, `errors` by their code, `held` requests that are not answered, `queued` writes
-    without and `in_flight` writes with a sequence number, `reads` that wait, and bytes of other nodes' groups that wait for a batch."""
+    """What the router counts: clients `blocked` in a pop or in WAIT, `errors` by their code, `held` requests that are not answered,
+    `queued` writes without and `in_flight` writes with a sequence number, `reads` that wait, bytes of other nodes' groups that wait for a
+    batch, `channels` and `patterns` that somebody listens to, and published messages that could not be sent to another node."""
 
     clients: int
     blocked: int
@@ -42,6 +43,9 @@ class Counts(Struct, frozen=True, kw_only=True):
     reads: int
     forwarded_bytes: int
     refused_frames: int
+    channels: int
+    patterns: int
+    messages_dropped: int
 
 
 class Since(Struct, frozen=True, kw_only=True):
@@ -189,8 +193,8 @@ def _stats(facts: NodeFacts, counts: Counts, since: Since, errors: int) -> Field
     yield "rejected_connections", facts.connections_rejected - since.connections_rejected
     yield "evicted_keys", 0
     yield "evicted_clients", 0
-    yield "pubsub_channels", 0
-    yield "pubsub_patterns", 0
+    yield "pubsub_channels", counts.channels
+    yield "pubsub_patterns", counts.patterns
     yield "total_forks", 0
     yield "tracking_total_keys", 0
     yield "tracking_total_items", 0
@@ -250,3 +254,4 @@ def _raft(replica: ReplicaPort, facts: NodeFacts, counts: Counts) -> Fields:
     yield "raft_reads_waiting", counts.reads
     yield "raft_forwarded_bytes_waiting", counts.forwarded_bytes
     yield "raft_frames_refused", counts.refused_frames
+    yield "raft_messages_dropped", counts.messages_dropped

@@ -14,10 +14,11 @@ from typing import Final
 
 from raftkv.kv.arguments import INT64_MAX, integer, parse_integer
 from raftkv.kv.command import ConnectionCommand
-from raftkv.kv.replies import CommandError, fail
+from raftkv.kv.replies import CommandError, Failure, fail
 from raftkv.raft.types import Index
 from raftkv.router.connection import Connection
 from raftkv.router.ports import ReplicaPort
+from raftkv.router.waiting import UNBLOCKED
 
 _FOR_EVER: Final = 1 << 62
 """A number of nodes that there never are, and a time that never comes."""
@@ -26,7 +27,7 @@ _FOR_EVER: Final = 1 << 62
 class _Held:
     """A request that is held until so many other nodes have `index`, or its time is over."""
 
-    __slots__ = ("connection", "deadline_ms", "index", "nodes", "over")
+    __slots__ = ("connection", "deadline_ms", "failure", "index", "nodes", "over")
 
     def __init__(self, connection: Connection, index: Index, nodes: int, deadline_ms: int) -> None:
         self.connection = connection
@@ -34,6 +35,7 @@ class _Held:
         self.nodes = nodes
         self.deadline_ms = deadline_ms
         self.over = False
+        self.failure: Failure | None = None
 
 
 class Postponed:
@@ -65,7 +67,11 @@ class Postponed:
         return max(known, self._replica.majority - 1) if index else known
 
     def may_answer(self, connection: Connection, command: ConnectionCommand, now_ms: int) -> bool:
-        """Whether `command`, the next of `connection`, may be answered. If not, the connection is touched when it may."""
+        """Whether `command`, the next of `connection`, may be answered. If not, the connection is touched when it may.
+
+        Raises:
+            CommandError: its waiting was ended with this error.
+        """
         held = self._held.get(connection.id)
         if held is None:
             if self._released:
@@ -78,6 +84,8 @@ class Postponed:
             return False
         if held.over:
             del self._held[connection.id]
+        if held.failure is not None:
+            raise CommandError(held.failure)
         return held.over
 
     def _begin(self, connection: Connection, command: ConnectionCommand, now_ms: int) -> _Held | None:
@@ -110,6 +118,16 @@ class Postponed:
                 held.connection.touch()
             else:
                 self._soonest_ms = min(self._soonest_ms, held.deadline_ms)
+
+    def unblock(self, connection_id: int, *, error: bool) -> bool:
+        """CLIENT UNBLOCK; whether a request of the connection was held."""
+        held = self._held.get(connection_id)
+        if held is None or held.over:
+            return False
+        held.over = True
+        held.failure = UNBLOCKED if error else None
+        held.connection.touch()
+        return True
 
     def forget(self, connection: Connection) -> None:
         """The connection is gone."""

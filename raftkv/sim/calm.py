@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from raftkv.kv.sorted_set import ByRank
+from raftkv.kv.sorted_set_ranges import GetRange
 from raftkv.kv.string_commands import Get
 from raftkv.sim.clock import Schedule
 from raftkv.sim.model import Model
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Violation
-from raftkv.sim.workload import Workload
+from raftkv.sim.workload import Workload, value_told
 
 CALM_MS = 60_000
 """Simulated time within which a cluster must have recovered."""
@@ -92,6 +94,8 @@ def compare_states(nodes: Sequence[SimNode], model: Model) -> None:
         if machine.clock_ms != model.clock_ms:
             raise Violation("final state", f"the log's clock is {machine.clock_ms} at {node.name}; the log says {model.clock_ms}")
         for key in sorted(model.versions):
-            value = machine.read(Get(key))
-            if value != model.value(key):
-                raise Violation("final state", f"{key!r} is {value!r} at {node.name}; the log says {model.value(key)!r}")
+            expected = model.value(key)
+            read = GetRange(key, ByRank(0, -1), with_scores=True) if isinstance(expected, tuple) else Get(key)
+            value = value_told(machine.read(read))
+            if value != expected:
+                raise Violation("final state", f"{key!r} is {value!r} at {node.name}; the log says {expected!r}")

@@ -37,10 +37,10 @@ _TIMES = {
     Needs.AGAIN: 2,
     Needs.COMPACTION: 2,
     Needs.ROTATION: 6,
-    Needs.SNAPSHOT: 6,
-    Needs.LAGGING: 18,
+    Needs.SNAPSHOT: 7,
+    Needs.LAGGING: 14,
     Needs.ROT_STATE: 4,
-    Needs.ROT_STAGED: 6,
+    Needs.ROT_STAGED: 9,
 }
 """How often seeds aim at a point: the more often, the less easily such points are reached."""
 
@@ -111,7 +111,11 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         clock_rates=tuple(1.0 + rng.choice((0.0, 0.0, rng.uniform(-0.05, 0.05))) for _ in range(count)),
         wall_offsets_ms=_draw_offsets(rng, count),
     )
-    return drawn if rng.random() < UNAIMED else aim(drawn, _AIMS[seed % len(_AIMS)], rng)
+    drawn = drawn if rng.random() < UNAIMED else aim(drawn, _AIMS[seed % len(_AIMS)], rng)
+    # Drawn apart, so that seeds without them are what they were before there were any.
+    transfers = random.Random(f"transfers of {seed}").choice((0.0, 0.0, 0.2, 0.6))
+    sorted_sets = random.Random(f"sorted sets of {seed}").choice((0.0, 0.0, 0.2, 0.5))
+    return replace(drawn, load=replace(drawn.load, transfers=transfers, sorted_sets=sorted_sets))
 
 
 def aim(swarm: Swarm, point: Point, rng: random.Random) -> Swarm:

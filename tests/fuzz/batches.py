@@ -9,8 +9,10 @@ from __future__ import annotations
 from raftkv.codec.resp import encode_replies as encode_resp
 from raftkv.errors import InvariantBroken, ProtocolError, StateDamaged, UnknownFormat
 from raftkv.kv.batch import Batch, Group, decode_batch, encode_batch
+from raftkv.kv.bit_commands import SetBit
 from raftkv.kv.commands import Command, Kind, decode_commands, decode_writes, encode_commands
 from raftkv.kv.machine import KvMachine
+from raftkv.kv.range_commands import MAX_STRING_BYTES, SetRange
 from raftkv.kv.replies import OK, Failure, Reply, decode_replies, encode_replies
 from tests.fuzz.checks import bounded, expect
 from tests.fuzz.target import Target
@@ -55,6 +57,15 @@ def _count(encoded: bytes) -> int:
         return 0
 
 
+def _bytes_to_make(payload: bytes) -> int:
+    """How long the strings are that SETRANGE and SETBIT make in a batch: they are longer than their commands."""
+    try:
+        writes = [write for group in decode_batch(payload).groups for write in decode_writes(group.commands)]
+    except (ProtocolError, RecursionError, ValueError):
+        return 0
+    return sum(min(write.offset, MAX_STRING_BYTES) for write in writes if isinstance(write, SetRange | SetBit))
+
+
 def _groups(encoded: bytes) -> list[Group]:
     """Groups with the numbers in `encoded`, eight bytes each, around commands that are sound."""
     numbers = [int.from_bytes(encoded[at : at + 8], "little") for at in range(0, min(len(encoded), 240), 8)]
@@ -73,7 +84,8 @@ def apply(payload: bytes) -> None:
     before = (made.position, dict(rows.scan(b"", b"\xff")))
     try:
         size = len(payload)
-        applied = bounded(payload, lambda: made.apply(2, 1, payload), steps=4000 + 300 * size, peak_bytes=300_000 + 400 * size)
+        peak_bytes = 300_000 + 400 * size + 5 * _bytes_to_make(payload)
+        applied = bounded(payload, lambda: made.apply(2, 1, payload), steps=4000 + 300 * size, peak_bytes=peak_bytes)
     except (InvariantBroken, UnknownFormat):
         expect((made.position, dict(rows.scan(b"", b"\xff"))) == before, "a refused entry left something behind")
         return
@@ -136,7 +148,19 @@ def seeds() -> list[bytes]:
     some: list[Reply] = [None, 5, -(1 << 63), b"x", OK, Failure("ERR", "no"), [1, [2, b""]], {b"a": 1.5, 1: [True]}, False]
     numbers = b"".join(number.to_bytes(8, "little") for number in (4, 3, 1, 6, 0, 0, 1, 9, 1, _BIG_INTEGER, _BIG_INTEGER, 1))
     reads = commands(b"GET a", b"SCAN 0 MATCH [a-b]* COUNT 3 TYPE string", b"PTTL b", b"TTL a", b"EXISTS a b", b"DBSIZE")
-    return [b"\0" + encode_batch(whole), b"\0" + _FIRST, b"\1" + writes, b"\2" + numbers, b"\3" + reads, b"\4" + encode_replies(some)]
+    strings = commands(
+        b"SET a 2 IFEQ 1", b"SETEX a 5 v", b"MSETNX x 1 y 2", b"MSET x 1 y 2", b"GETDEL b", b"GETEX a PXAT 1700000000500",
+        b"DELEX a IFNE v", b"INCRBYFLOAT n 1.5", b"APPEND a v", b"SETRANGE a 5 v", b"EXPIREAT c 1700000001 NX", b"PERSIST c",
+        b"RENAME a b", b"COPY c a REPLACE", b"SETBIT a 7 1", b"BITOP XOR d a b",
+    )  # fmt: skip
+    more = commands(
+        b"MGET a b", b"DIGEST a", b"STRLEN b", b"GETRANGE b -3 2", b"PEXPIRETIME b", b"TYPE a", b"KEYS [a-b]*", b"RANDOMKEY",
+        b"GETBIT a 1", b"BITCOUNT a 0 -1 BIT", b"BITPOS a 1 2",
+    )  # fmt: skip
+    return [
+        *[b"\0" + encode_batch(whole), b"\0" + _FIRST, b"\1" + writes, b"\2" + numbers, b"\3" + reads, b"\4" + encode_replies(some)],
+        *[b"\1" + strings, b"\3" + more],
+    ]
 
 
 TARGET = Target("batches", run, seeds)

@@ -7,7 +7,7 @@ from zlib import crc32
 
 from raftkv.kv import glob
 from raftkv.kv.glob import Pattern
-from raftkv.kv.space_commands import MAX_PATTERN_BYTES
+from raftkv.kv.scan import MAX_PATTERN_BYTES
 from tests.fuzz.checks import expect, steps_of
 from tests.fuzz.target import Target
 

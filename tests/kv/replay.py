@@ -27,8 +27,46 @@ def request(rng: random.Random) -> Request:
         f"incrby {key} {rng.randrange(-9, 9)}",
         f"del {key} key{rng.randrange(60)} key{rng.randrange(60)}",
         f"pexpire {key} {rng.randrange(-50, 400)} {rng.choice(['nx', 'xx', 'gt', 'lt'])}",
+        string_request(rng, key),
+        key_request(rng, key),
     ]
     return "flushall" if rng.random() < 0.003 else rng.choice(choices)
+
+
+def string_request(rng: random.Random, key: str) -> str:
+    """A random write about strings."""
+    number = rng.randrange(100)
+    choices = [
+        f"incrbyfloat {key} {rng.choice(['0.1', '-1.25', '1e-17', '3e20'])}",
+        f"append {key} {number}",
+        f"setrange {key} {number} {number}",
+        f"setbit {key} {number} {number % 2}",
+        f"bitop {rng.choice(['and', 'or', 'xor'])} {key} key{number % 60} key{number % 7}",
+        f"psetex {key} {number + 1} v",
+        f"getex {key} {rng.choice(['persist', f'px {number + 1}', 'pxat 1'])}",
+        f"set {key} {number} {rng.choice(['ifeq', 'ifne'])} v",
+        f"delex {key} ifne v",
+        f"getdel {key}",
+        f"mset {key} {number} key{number % 60} v",
+        f"msetnx {key} {number} key{number % 60} v",
+    ]
+    return rng.choice(choices)
+
+
+def key_request(rng: random.Random, key: str) -> str:
+    """A random write about keys of any type."""
+    other = f"key{rng.randrange(60)}"
+    while other == key:
+        other = f"key{rng.randrange(60)}"
+    moment_ms = START_MS + rng.randrange(400)
+    choices = [
+        f"rename {key} {other}",
+        f"renamenx {key} {other}",
+        f"copy {key} {other} replace",
+        f"persist {key}",
+        f"pexpireat {key} {moment_ms}",
+    ]
+    return rng.choice(choices)
 
 
 def history(driver: Driver, entries: int = 150, seed: int = 7) -> None:

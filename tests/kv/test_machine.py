@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raftkv.errors import Busy, Corrupt, InvariantBroken, StateDamaged, StorageError, UnknownFormat
-from raftkv.kv import string_commands
+from raftkv.kv import counter_commands
 from raftkv.kv.batch import Batch, Group, encode_batch
 from raftkv.kv.commands import encode_commands, parse_request
 from raftkv.kv.keyspace import Changes
@@ -284,7 +284,7 @@ def test_the_clock_follows_the_largest_stamp() -> None:
 def test_a_command_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a command did before it failed is undone: rows that it changed, added, deleted, and a clearing."""
 
-    def apply(self: string_commands.IncrementBy, changes: Changes) -> Reply:
+    def apply(self: counter_commands.IncrementBy, changes: Changes) -> Reply:
         before = changes.value(b"kept")
         assert before is not None
         changes.put_string(b"kept", b"half")
@@ -294,7 +294,7 @@ def test_a_command_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPa
         changes.delete(b"other", before)
         return fail("half-way")
 
-    monkeypatch.setattr(string_commands.IncrementBy, "apply", apply)
+    monkeypatch.setattr(counter_commands.IncrementBy, "apply", apply)
     one, two = Driver(), Driver()
     replies = one.write("set kept 1", "set other 2", "incr x", "set after 3")
     assert replies == [OK, OK, Failure("ERR", "half-way"), OK]
@@ -306,11 +306,11 @@ def test_a_command_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPa
 def test_a_bug_in_a_command_is_an_answer_and_does_not_stop_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """An unexpected exception undoes its command, answers a fixed text, is reported for the node's log, and the batch goes on."""
 
-    def apply(self: string_commands.IncrementBy, changes: Changes) -> Reply:
+    def apply(self: counter_commands.IncrementBy, changes: Changes) -> Reply:
         changes.put_string(b"a", b"half")
         raise KeyError("bug")
 
-    monkeypatch.setattr(string_commands.IncrementBy, "apply", apply)
+    monkeypatch.setattr(counter_commands.IncrementBy, "apply", apply)
     driver = Driver()
     applied = driver.apply(batch([group(SESSION, 1, ["set a 1", "incr a", "set b 2"])], START_MS))
     assert applied.groups[0].replies == [OK, Failure("ERR", "internal error; the command had no effect"), OK]
@@ -323,7 +323,7 @@ def test_a_bug_in_a_command_is_an_answer_and_does_not_stop_the_machine(monkeypat
 def test_an_error_of_the_machine_underneath_is_never_a_reply(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """Such an error goes up, nothing of the entry is applied, and the same entry can be applied later."""
 
-    def apply(self: string_commands.IncrementBy, changes: Changes) -> Reply:
+    def apply(self: counter_commands.IncrementBy, changes: Changes) -> Reply:
         raise error
 
     driver = Driver()
@@ -331,7 +331,7 @@ def test_an_error_of_the_machine_underneath_is_never_a_reply(monkeypatch: pytest
     before = rows_of(driver.store), driver.machine.position
     payload = batch([group(SESSION, 2, ["set a 2", "incr b"])], START_MS + 1)
     with monkeypatch.context() as patched:
-        patched.setattr(string_commands.IncrementBy, "apply", apply)
+        patched.setattr(counter_commands.IncrementBy, "apply", apply)
         with pytest.raises(type(error)):
             driver.machine.apply(2, 1, payload)
     assert (rows_of(driver.store), driver.machine.position) == before

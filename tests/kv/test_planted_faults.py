@@ -13,8 +13,8 @@ from itertools import count
 import pytest
 
 from raftkv.errors import InvariantBroken, UnknownFormat
+from raftkv.kv import counter_commands
 from raftkv.kv import machine as machine_module
-from raftkv.kv import string_commands
 from raftkv.kv.batch import Batch, Group
 from raftkv.kv.clock import LogClock
 from raftkv.kv.command import Write
@@ -22,14 +22,14 @@ from raftkv.kv.digest import Pair, Verdict, verdict
 from raftkv.kv.keyspace import Changes
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.replies import CommandError, Reply, fail
-from raftkv.kv.rows import STATE_ROW
+from raftkv.kv.rows import NODE_SESSIONS, STATE_ROW, SessionRows
 from raftkv.kv.sessions import LIMITS, Limits, Problem, SessionChanges, Sessions
 from raftkv.kv.store import Ranges, Rows, Store, Writes
 from raftkv.sim.disk import SimDisk
 from raftkv.sim.store import ModelStore
 from tests.kv.driver import SESSION, START_MS, Driver, batch, empty_store, group, rows_of
 
-Apply = Callable[[string_commands.IncrementBy, Changes], Reply]
+Apply = Callable[[counter_commands.IncrementBy, Changes], Reply]
 
 FAILED = (AssertionError, InvariantBroken)
 """What a check raises when it notices."""
@@ -141,8 +141,8 @@ class ForgetfulChanges(SessionChanges):
 class MemorySessions(Sessions):
     """Keeps sessions in memory only."""
 
-    def __init__(self, rows: Rows, limits: Limits = LIMITS) -> None:
-        super().__init__(empty_store(), limits)
+    def __init__(self, rows: Rows, limits: Limits = LIMITS, where: SessionRows = NODE_SESSIONS) -> None:
+        super().__init__(empty_store(), limits, where)
 
 
 def check_retry_counts_once() -> None:
@@ -181,19 +181,19 @@ def test_57_a_session_that_does_not_survive_the_failover_is_noticed(monkeypatch:
 # 27 and 59: a command that fails.
 
 
-def buggy(self: string_commands.IncrementBy, changes: Changes) -> Reply:
+def buggy(self: counter_commands.IncrementBy, changes: Changes) -> Reply:
     """A command with a bug, after half of its work."""
     changes.put_string(b"half", b"done")
     raise ZeroDivisionError
 
 
-def failing(self: string_commands.IncrementBy, changes: Changes) -> Reply:
+def failing(self: counter_commands.IncrementBy, changes: Changes) -> Reply:
     """A command that fails, as it should, after half of its work."""
     changes.put_string(b"half", b"done")
     return fail("no")
 
 
-def apply_without_care(writes: list[Write], changes: Changes, faults: list[Exception]) -> list[Reply]:
+def apply_without_care(writes: list[Write], changes: Changes, clients: SessionChanges) -> list[Reply]:
     """Applies commands and handles only the errors that commands should raise."""
     replies: list[Reply] = []
     for write in writes:
@@ -210,7 +210,7 @@ def check_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command with a bug in it stops neither its batch nor the machine."""
     driver = Driver()
     with monkeypatch.context() as patched:
-        patched.setattr(string_commands.IncrementBy, "apply", buggy)
+        patched.setattr(counter_commands.IncrementBy, "apply", buggy)
         try:
             driver.write("incr a", "set b 1")
         except ZeroDivisionError as error:
@@ -223,7 +223,7 @@ def check_nothing_is_left(monkeypatch: pytest.MonkeyPatch, apply: Apply) -> None
     """A command that fails leaves nothing behind."""
     driver = Driver()
     with monkeypatch.context() as patched:
-        patched.setattr(string_commands.IncrementBy, "apply", apply)
+        patched.setattr(counter_commands.IncrementBy, "apply", apply)
         driver.write("set half empty", "incr a")
     assert driver.read("get half") == b"empty"
 
@@ -384,13 +384,13 @@ def test_51_time_that_stands_still_is_noticed() -> None:
 # 61: two versions apply the same batch differently.
 
 
-def old_rules(self: string_commands.IncrementBy, changes: Changes) -> Reply:
+def old_rules(self: counter_commands.IncrementBy, changes: Changes) -> Reply:
     """The program of version 1."""
     changes.put_string(self.key, b"old")
     return 1
 
 
-def new_rules(self: string_commands.IncrementBy, changes: Changes) -> Reply:
+def new_rules(self: counter_commands.IncrementBy, changes: Changes) -> Reply:
     """The program of version 2: follows the rules that the batch names."""
     if changes.version < 2:
         return old_rules(self, changes)
@@ -398,7 +398,7 @@ def new_rules(self: string_commands.IncrementBy, changes: Changes) -> Reply:
     return 2
 
 
-def hasty_rules(self: string_commands.IncrementBy, changes: Changes) -> Reply:
+def hasty_rules(self: counter_commands.IncrementBy, changes: Changes) -> Reply:
     """A program of version 2 that does not ask which rules are in force."""
     changes.put_string(self.key, b"new")
     return 2
@@ -409,9 +409,9 @@ def check_a_rolling_upgrade(monkeypatch: pytest.MonkeyPatch, upgraded: Apply) ->
     old, new = KvMachine(empty_store(), supported_version=1), KvMachine(empty_store(), supported_version=2)
     for index, version in enumerate([1, 1, 2, 1], 1):
         payload = batch([group(SESSION, index, ["incr n"])], START_MS, version)
-        monkeypatch.setattr(string_commands.IncrementBy, "apply", upgraded)
+        monkeypatch.setattr(counter_commands.IncrementBy, "apply", upgraded)
         new.apply(index, 1, payload)
-        monkeypatch.setattr(string_commands.IncrementBy, "apply", old_rules)
+        monkeypatch.setattr(counter_commands.IncrementBy, "apply", old_rules)
         if version == 2:
             with pytest.raises(UnknownFormat):
                 old.apply(index, 1, payload)

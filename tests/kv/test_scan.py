@@ -15,7 +15,8 @@ from raftkv.kv.glob import Pattern
 from raftkv.kv.keyspace import Keyspace
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.rows import HASH_BYTES, header, value_key
-from raftkv.kv.space_commands import MAX_COUNT, MAX_STEPS, Scan
+from raftkv.kv.scan import MAX_COUNT, MAX_STEPS
+from raftkv.kv.space_commands import Scan
 from raftkv.kv.store import Store, Writes
 from raftkv.storage.store import RocksStore
 from tests.kv.driver import Driver, empty_store

@@ -18,7 +18,7 @@ from raftkv.codec import handshake, peer, resp
 from raftkv.codec.frames import FrameDecoder, FrameSender
 from raftkv.codec.peer import Transfer
 from raftkv.codec.resp import RequestParser
-from raftkv.kv import commands
+from raftkv.kv import commands, sorted_set
 from raftkv.kv.commands import MAX_NESTING
 from raftkv.kv.glob import Pattern
 from raftkv.kv.keyspace import Keyspace
@@ -49,7 +49,7 @@ from raftkv.storage.wal import Wal
 from raftkv.transfer import SnapshotSender
 from tests import test_tidy
 from tests.codec import test_frames, test_handshake, test_peer, test_resp
-from tests.kv import test_nesting, test_scan, test_sessions
+from tests.kv import test_nesting, test_scan, test_sessions, test_sorted_sets
 from tests.kv import test_planted_faults as kv
 from tests.mutants.mutant import Checks, Mutant, Proof, RouterRuns, Shelf, nothing, title_of
 from tests.raft import test_thesis
@@ -79,6 +79,7 @@ _ROUTER: dict[str, tuple[tuple[str, ...], str]] = {
     "use_numbers_again": (("25",), "gave|still waits"),
     "read_without_a_round": (("26",), "GET gave|GET shared gave"),
     "read_before_the_point_is_applied": (("73",), "GET gave|GET shared gave"),
+    "take_what_a_client_retries_for_new": (("23", "57"), "on roam|roam:"),
     "deliver_replies_as_they_come": (("85",), "too many|gave|still waits|answered"),
 }
 
@@ -310,6 +311,15 @@ def a_scan_goes_on_after_the_next_key(patch: pytest.MonkeyPatch) -> None:
         return reply
 
     patch.setattr(Scan, "read", skipping)
+
+
+# Collections.
+
+
+@plant("sorted sets 1", by=Checks((test_sorted_sets.test_no_row_is_left_behind,)))
+def the_place_of_a_changed_member_stays(patch: pytest.MonkeyPatch) -> None:
+    """A member of a sorted set that gets another score, or is removed, also stays where the old score had put it."""
+    patch.setattr(sorted_set, "drop_place", lambda changes, found, member, score: None)
 
 
 # The borders.

@@ -107,6 +107,12 @@ RULES: dict[str, str] = {
     "92": "after a storm there is a leader",
     "93": "a jump of the log's clock makes no session old",
     "94": "what a replica might not be able to read does not enter the log",
+    # Transactions
+    "transaction 1": "a change of what is watched stops a transaction, also one that was undone",
+    "transaction 2": "a transaction is done at once, as a whole or not at all",
+    "transaction 3": "what belongs to a transaction is never executed on its own",
+    # Collections
+    "sorted sets 1": "a member of a sorted set has one place in its order",
     # Storage
     "storage 1": "a crash at any operation loses nothing acknowledged",
     "storage 2": "an unsealed bad last group makes the node suspect",
@@ -132,6 +138,6 @@ RULES: dict[str, str] = {
 WAITING: dict[str, str] = {
     **dict.fromkeys(("37", "39", "40", "41", "43"), "waits for membership"),
     "60": "waits for machines of users",
-    "security 7": "waits for transactions and access control",
+    "security 7": "waits for access control",
 }
 """Rows that nothing in the product could break yet, and what they wait for."""

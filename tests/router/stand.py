@@ -70,13 +70,14 @@ class FakeReplica:
 class Stand:
     """A router and what surrounds it. Connection 1 is open from the start."""
 
-    def __init__(self, **settings: int) -> None:
+    def __init__(self, *, session: int = 1, **settings: int) -> None:
         self.replica = FakeReplica()
         self.now_ms = 1000
         self.sent: list[tuple[str, object]] = []
         self.reachable = {"n2", "n3"}
         self.replies: dict[int, list[Reply]] = {}
         self.deliveries: list[tuple[int, list[Reply], int, bool]] = []
+        self.unasked: dict[int, int] = {}
         self.broken: set[int] = set()
         self.wakes = 0
         self.facts = NodeFacts()
@@ -89,7 +90,7 @@ class Stand:
         self.router = Router(
             self.replica,
             self.settings,
-            b"\x01" * 16,
+            bytes([session]) * 16,
             self._send,
             self._reply,
             clock,
@@ -106,9 +107,10 @@ class Stand:
         self.sent.append((node, value))
         return True
 
-    def _reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool) -> None:
+    def _reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool, unasked: int = 0) -> None:
         if connection_id in self.broken:
             raise ConnectionResetError("the client's callback raises")
+        self.unasked[connection_id] = self.unasked.get(connection_id, 0) + unasked
         self.deliveries.append((connection_id, list(replies), protocol, close))
         self.replies.setdefault(connection_id, []).extend(replies)
 
@@ -163,7 +165,7 @@ class Stand:
         """The next entry is applied, whoever proposed it."""
         index = self.replica.applied_index + 1
         applied = self.replica.machine.apply(index, self.replica.term, payload)
-        self.router.applied(index, applied.groups, self.now_ms)
+        self.router.applied(index, applied.groups, self.now_ms, applied.pushed)
 
     def commit(self, count: int | None = None) -> None:
         """The next `count` entries of the own log, or all, are committed and applied."""

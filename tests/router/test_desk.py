@@ -13,6 +13,7 @@ from raftkv.kv.replies import OK, Failure, Reply, Simple, Verbatim
 from raftkv.raft.ready import Role
 from raftkv.router import NodeFacts, PeerFacts
 from raftkv.router.info import human
+from raftkv.router.transactions import NAMES
 from tests.router.stand import Stand
 
 PONG = Simple("PONG")
@@ -116,7 +117,7 @@ def test_every_command_of_a_connection_is_attended_to() -> None:
     """The table of commands names none that the desk does not know, and the other way round; so it is with what is in containers."""
     stand = Stand()
     named = {name: spec for name, spec in SPECS.items() if spec.kind is Kind.CONNECTION}
-    assert stand.router._desk.names == set(named)
+    assert stand.router._desk.names | stand.router._channels.names | NAMES == set(named)
     inside = {f"{name}|{one.name}" for name, spec in named.items() for one in spec.subcommands if one.name != "help"}
     assert {name for name in stand.router._desk.full_names if "|" in name} == inside
 

@@ -6,6 +6,7 @@ from raftkv.codec.peer import ForwardReads, ReadAnswers, ReadsRefused
 from raftkv.errors import Busy
 from raftkv.kv.commands import decode_commands, encode_commands, parse_request
 from raftkv.kv.replies import OK, Failure, Reply, decode_replies, encode_replies
+from raftkv.kv.space_commands import RandomKey
 from raftkv.raft.ready import Role
 from tests.router.stand import Stand
 
@@ -410,6 +411,23 @@ def test_a_slow_read_of_another_node_travels_alone() -> None:
     assert sorted(frame.count for frame in frames) == [1, 1, 1]
     stand.pass_time(500)
     assert len(stand.forwarded_reads()) == 1
+
+
+def test_random_numbers_are_drawn_where_the_request_comes_in() -> None:
+    """A command that needs a random number carries it to whoever executes it: another one each time, the same ones in a process of the
+    same session only."""
+
+    def numbers(session: int) -> list[int]:
+        stand = Stand(session=session)
+        stand.follow()
+        stand.router.open(2, "")
+        stand.do("RANDOMKEY")
+        stand.do("RANDOMKEY", connection=2)
+        commands = [command for frame in stand.forwarded_reads() for command in decode_commands(frame.commands)]
+        return [command.number for command in commands if isinstance(command, RandomKey)]
+
+    assert numbers(1) == numbers(1)
+    assert len({0, *numbers(1), *numbers(7)}) == 5
 
 
 def test_a_slow_read_for_another_node_is_answered_when_it_is_done() -> None:
