@@ -15,8 +15,7 @@ the node's own durable log; an error of the machine underneath (disk, memory) st
 is a full disk: nothing is applied until there is space again, then the store is opened as it was at its last flush and the log replayed.
 
 What is not here: sockets, threads, clocks and files. They come as a `Shell`, a `LogPort` (both in `raftkv.ports`) and a `StateDirectory`,
-so that the simulator runs this same class. Every method that can cause work leaves it for `pump`, which the shell calls soon after
-`Shell.wake`.
+so that the simulator runs this same class. Every method leaves the work that it causes for `pump`, which the shell calls after `wake`.
 """
 
 from __future__ import annotations
@@ -142,6 +141,7 @@ class Replica:
         self._ticks = 0
         self.events: structlog.typing.FilteringBoundLogger = structlog.get_logger("raftkv").bind(node=self.node)
         self._divergence = DivergenceWatch(self.node)
+        self._applied_elsewhere: dict[NodeId, Index] = {}
         self._sender = SnapshotSender(state, shell.background, shell.send, self._snapshot_sent, settings.snapshot_bytes_per_second)
         self._space = DiskSpace(state, shell, settings.reserve_bytes, self.events)
         self._receiver = SnapshotReceiver(state, shell.background, shell.send, self._snapshot_received, self._space.make_room)
@@ -192,6 +192,12 @@ class Replica:
     def appending(self) -> bool:
         """Whether an entry is on its way to this node's disk."""
         return self.raft.persisted_index < self.raft.last_index
+
+    @property
+    def copies(self) -> Sequence[Index]:
+        """What acknowledgements tell a leader, and heartbeats every node: the others apply nothing that they do not have on disk."""
+        acknowledged = {peer: view.match for peer, view in self.raft.progress().items() if view.counts}
+        return [index for peer, index in sorted((self._applied_elsewhere | acknowledged).items()) if peer != self.node]
 
     @property
     def calm(self) -> bool:
@@ -302,6 +308,7 @@ class Replica:
             case Health():
                 self._divergence.heard(sender, value.digests, value.fenced is not None)
                 self._space.heard(sender, value)
+                self._applied_elsewhere[sender] = value.applied
                 self._heard(sender, value)
             case Fence() if sender == self.raft.leader:
                 self._fence(f"the state here differs from the majority's at index {value.index}: {value.reason}")

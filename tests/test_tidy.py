@@ -52,8 +52,9 @@ PURE: dict[str, set[str]] = {
 told: no clock, no disk, no socket, no thread, no randomness of their own, no log."""
 
 PURE_STANDARD = {
-    "__future__", "abc", "bisect", "collections", "contextlib", "dataclasses", "decimal", "enum", "fnmatch", "functools", "hashlib",
-    "heapq", "hmac", "itertools", "math", "operator", "re", "string", "struct", "traceback", "types", "typing", "typing_extensions",
+    "__future__", "abc", "binascii", "bisect", "collections", "contextlib", "dataclasses", "decimal", "enum", "fnmatch", "functools",
+    "hashlib", "heapq", "hmac", "itertools", "math", "operator", "re", "string", "struct", "traceback", "types", "typing",
+    "typing_extensions",
 }  # fmt: skip
 PURE_NAMES = {"random": {"Random"}, "pathlib": {"PurePath", "PurePosixPath"}}
 """Modules that a pure part may take exactly these names from: `Random` is the type of what it is handed."""

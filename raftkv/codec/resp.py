@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from raftkv.errors import InvalidSettings
-from raftkv.kv.replies import OK, Failure, NoArray, Pairs, Pushes, Reply, SetReply, Simple
+from raftkv.kv.replies import OK, Failure, Muted, NoArray, Pairs, Pushes, Reply, SetReply, Simple, Verbatim
 from raftkv.kv.scores import spell
 
 ARGUMENT_OVERHEAD_BYTES = 48
@@ -429,6 +429,11 @@ def _append(parts: list[bytes], replies: Iterable[Reply], protocol: int) -> None
         elif isinstance(reply, float):
             text = spell(reply)
             parts.append(b"$%d\r\n%b\r\n" % (len(text), text) if protocol == 2 else b",%b\r\n" % text)
+        elif isinstance(reply, Verbatim):
+            text = reply.text if protocol == 2 else b"txt:" + reply.text
+            parts.append(b"%b%d\r\n%b\r\n" % (b"$" if protocol == 2 else b"=", len(text), text))
+        elif isinstance(reply, Muted):
+            continue
         elif isinstance(reply, NoArray):
             parts.append(b"*-1\r\n" if protocol == 2 else b"_\r\n")
         elif isinstance(reply, Pushes):

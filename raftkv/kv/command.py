@@ -94,6 +94,49 @@ class ConnectionCommand(Command, frozen=True, array_like=True, gc=False):
     args: tuple[bytes, ...]
 
 
+class Subcommand(Struct, frozen=True, kw_only=True):
+    """One command of those that CLIENT or CONFIG, for example, is the container of. `arity` counts both names; `usage` is how it is called.
+    The rest is as in `Spec`."""
+
+    name: str
+    arity: int
+    usage: str
+    summary: str
+    flags: tuple[str, ...] = ()
+    first_key: int = 0
+    last_key: int = 0
+    step: int = 0
+    counted_keys: int = 0
+    tips: tuple[str, ...] = ()
+
+
+def subcommand(
+    usage: str,
+    arity: int,
+    summary: str,
+    flags: str = "",
+    *,
+    keys: tuple[int, int, int] = (0, 0, 0),
+    tips: tuple[str, ...] = (),
+) -> Subcommand:
+    """The `Subcommand` that is called like `usage`, which begins with its name."""
+    return Subcommand(
+        name=usage.partition(" ")[0].lower(),
+        arity=arity,
+        usage=usage,
+        summary=summary,
+        flags=tuple(flags.split()),
+        first_key=keys[0],
+        last_key=keys[1],
+        step=keys[2],
+        tips=tips,
+    )
+
+
+HELP: Final = subcommand("HELP", 2, "Print this text", "loading stale")
+"""What every container has. The node answers it from the table."""
+
+
 class Spec(Struct, frozen=True, kw_only=True):
     """What is known of a command by its name; COMMAND shows it.
 
@@ -101,7 +144,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     arguments are keys (0 when none are; a negative `last_key` counts from the end). `counted_keys`, if not 0, is the argument that says
     how many keys follow it, besides those. `flags`, `group` and `tips` are Redis's words.
     `random` says that the command needs a random number. `differs` says how it is not like Redis's command of that name, for the table
-    of commands in the documents.
+    of commands in the documents. A container has `subcommands`, which its first argument names.
     """
 
     name: str
@@ -118,6 +161,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     tips: tuple[str, ...] = ()
     differs: str = ""
     random: bool = False
+    subcommands: tuple[Subcommand, ...] = ()
 
 
 NO_KEYS: Final = (0, 0, 0)

@@ -15,9 +15,9 @@ from typing import Final, NoReturn
 import msgspec
 
 from raftkv.errors import ProtocolError
-from raftkv.kv import connection_commands, families, session_commands, transactions
+from raftkv.kv import connection_commands, families, node_commands, session_commands, transactions
 from raftkv.kv.arguments import parse_integer, printable
-from raftkv.kv.command import MAX_KEY_BYTES, Command, ConnectionCommand, Kind, Read, Spec, Write
+from raftkv.kv.command import MAX_KEY_BYTES, Command, ConnectionCommand, Kind, Read, Spec, Subcommand, Write
 from raftkv.kv.families import decode_members
 from raftkv.kv.nesting import nested_deeper
 from raftkv.kv.replies import CommandError, fail
@@ -32,16 +32,22 @@ __all__ = [
     "Kind",
     "Read",
     "Spec",
+    "Subcommand",
     "Write",
+    "check_subcommand",
     "decode_commands",
     "decode_writes",
     "encode_commands",
     "find_spec",
+    "find_subcommand",
+    "fits",
     "keys_of",
     "may_enter_log",
     "parse_as",
     "parse_request",
     "spec_of",
+    "unknown_subcommand",
+    "wrong_arity",
 ]
 
 SPECS: Final[dict[str, Spec]] = {
@@ -52,6 +58,7 @@ SPECS: Final[dict[str, Spec]] = {
             *transactions.SPECS,
             *session_commands.specs(lambda args: parse_request(args), lambda commands: encode_commands(commands)),
             *connection_commands.SPECS,
+            *node_commands.SPECS,
         ),
         key=lambda spec: spec.name,
     )
@@ -82,6 +89,41 @@ def find_spec(name: bytes) -> Spec | None:
     return _BY_SPELLING.get(name) or _BY_SPELLING.get(name.lower())
 
 
+def find_subcommand(spec: Spec, name: bytes) -> Subcommand | None:
+    """What the table knows of the command of `spec` that a client spells `name`."""
+    spelled = name.lower()
+    return next((one for one in spec.subcommands if one.name.encode() == spelled), None)
+
+
+def check_subcommand(spec: Spec, args: Sequence[bytes]) -> Subcommand:
+    """What the table knows of the command of `spec` that a client asks for.
+
+    Raises:
+        CommandError: there is none, or it does not take so many arguments.
+    """
+    found = find_subcommand(spec, args[1])
+    if found is None:
+        unknown_subcommand(spec.name, args[1])
+    if not fits(found.arity, len(args)):
+        wrong_arity(f"{spec.name}|{found.name}")
+    return found
+
+
+def unknown_subcommand(name: str, given: bytes) -> NoReturn:
+    """Refuse what the container `name` has no command for, in Redis's words."""
+    fail(f"unknown subcommand '{printable(given[:_SHOWN_BYTES])}'. Try {name.upper()} HELP.")
+
+
+def wrong_arity(name: str) -> NoReturn:
+    """Refuse a number of arguments in Redis's words."""
+    fail(f"wrong number of arguments for '{name}' command")
+
+
+def fits(arity: int, count: int) -> bool:
+    """Whether `count` arguments, names included, are what `arity` asks for."""
+    return count == arity if arity > 0 else count >= -arity
+
+
 def parse_request(args: Sequence[bytes], draw: Callable[[], int] = lambda: 0) -> Command:
     """The command that a client asks for.
 
@@ -102,14 +144,17 @@ def spec_of(args: Sequence[bytes]) -> Spec:
     """What the table knows of the command that a client asks for.
 
     Raises:
-        CommandError: there is no such command, or it does not take so many arguments.
+        CommandError: there is no such command, or it does not take so many arguments; so it is with what is in a container.
     """
     spec = _BY_SPELLING.get(args[0]) or _BY_SPELLING.get(args[0].lower())
     if spec is None:
         _refuse_unknown(args)
     arity = spec.arity
-    if len(args) != arity and (arity > 0 or len(args) < -arity):
-        fail(f"wrong number of arguments for '{spec.name}' command")
+    if len(args) != arity:
+        if arity > 0 or len(args) < -arity:
+            wrong_arity(spec.name)
+        if spec.subcommands and len(args) > 1:
+            check_subcommand(spec, args)
     return spec
 
 
@@ -130,7 +175,7 @@ def parse_as(spec: Spec, args: Sequence[bytes], draw: Callable[[], int] = lambda
     return command.with_random(draw()) if spec.random else command
 
 
-def keys_of(spec: Spec, args: Sequence[bytes]) -> Sequence[bytes]:
+def keys_of(spec: Spec | Subcommand, args: Sequence[bytes]) -> Sequence[bytes]:
     """The arguments of a request that are keys. None are when their number is wrong."""
     found: Sequence[bytes] = ()
     if spec.first_key:

@@ -25,6 +25,7 @@ from raftkv.kv import (
     list_commands,
     list_search_commands,
     lock_commands,
+    object_commands,
     range_commands,
     set_algebra,
     set_commands,
@@ -55,6 +56,7 @@ SPECS: Final[tuple[Spec, ...]] = (
     *sorted_set_algebra.SPECS,
     *blocking_sorted_set_commands.SPECS,
     *space_commands.SPECS,
+    *object_commands.SPECS,
     *lock_commands.SPECS,
 )
 
@@ -77,6 +79,7 @@ COMMANDS: Final[tuple[type[Command], ...]] = (
     *sorted_set_algebra.COMMANDS,
     *blocking_sorted_set_commands.COMMANDS,
     *space_commands.COMMANDS,
+    *object_commands.COMMANDS,
     *lock_commands.COMMANDS,
 )
 

@@ -4,6 +4,7 @@ A reply is None (nil), an int, bytes (a bulk string), a `Simple` (a status such 
 (RESP3 types, which RESP2 renders as integer and bulk string), a list (an array), a `NoArray` (the nil where an array was expected, which
 RESP2 renders in another way), a dict (a map; RESP2 renders it as a flat array), a `SetReply` (a set; RESP2 renders it as an array), or
 `Pairs` (an array of arrays of two; RESP2 renders it as a flat array).
+What a node says of itself may also be a `Verbatim`, and what nobody wants to hear is `MUTED`.
 
 Encoded, a reply is msgpack; what msgpack would not tell apart is an array whose first element says what it is: 1 a status, 2 an
 error, 3 an array, 4 a map with its keys and values in turn, 5 a set, 6 the nil of an array, 7 pairs with their halves in turn. The
@@ -34,6 +35,17 @@ class Failure(Struct, frozen=True, array_like=True, tag=2, gc=False):
 
     code: str
     message: str
+
+
+class Verbatim(Struct, frozen=True, gc=False):
+    """A text for people, such as that of INFO: a bulk string that RESP3 marks as text. Only the node that the client is connected to makes
+    one, so it has no encoding."""
+
+    text: bytes
+
+
+class Muted(Struct, frozen=True, gc=False):
+    """Nothing: the client has said that it wants no reply (CLIENT REPLY). It has no encoding either."""
 
 
 class NoArray(Struct, frozen=True, array_like=True, tag=6, gc=False):
@@ -69,6 +81,8 @@ Reply = (
     | Failure
     | NoArray
     | Pushes
+    | Verbatim
+    | Muted
     | list["Reply"]
     | dict["Reply", "Reply"]
     | SetReply
@@ -77,6 +91,7 @@ Reply = (
 
 OK = Simple("OK")
 NO_ARRAY = NoArray()
+MUTED = Muted()
 
 
 class CommandError(Exception):

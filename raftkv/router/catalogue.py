@@ -1,21 +1,20 @@
-"""COMMAND and its subcommands: the table of commands (`kv.commands`), shown as Redis shows its own.
+"""COMMAND and its subcommands, and HELP of every container: the table of commands (`kv.commands`), shown as Redis shows its own.
 
 Everything is derived from the table. What Redis says of each argument (COMMAND DOCS, `arguments`) is not in the table and left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Final
 
-from raftkv.kv.command import Spec
-from raftkv.kv.commands import SPECS, find_spec, keys_of
+from raftkv.kv.command import Spec, Subcommand
+from raftkv.kv.commands import SPECS, check_subcommand, find_spec, find_subcommand, fits, keys_of
 from raftkv.kv.glob import Pattern
-from raftkv.kv.replies import Reply, Simple, fail
+from raftkv.kv.replies import CommandError, Reply, Simple, fail
+from raftkv.router.connection import Connection, Handler
 
-_ARITY = {b"count": 1, b"docs": -1, b"getkeys": -3, b"help": 1, b"info": -1, b"list": -1}
-"""How many arguments each subcommand takes, its own name included, as in the table: -n is at least n."""
-
-_CATEGORIES = {
+_CATEGORIES: Final = {
     "bitmap": "@bitmap",
     "connection": "@connection",
     "generic": "@keyspace",
@@ -29,120 +28,132 @@ _CATEGORIES = {
     "transactions": "@transaction",
 }
 
-_HELP = (
-    "COMMAND <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-    "(no subcommand)",
-    "    Return details about all commands.",
-    "COUNT",
-    "    Return the total number of commands in this server.",
-    "LIST",
-    "    Return a list of all commands in this server.",
-    "INFO [<command-name> ...]",
-    "    Return details about multiple commands.",
-    "    If no command names are given, details for all commands are returned.",
-    "DOCS [<command-name> ...]",
-    "    Return documentation details about multiple commands.",
-    "    If no command names are given, documentation details for all",
-    "    commands are returned.",
-    "GETKEYS <full-command>",
-    "    Return the keys from a full command.",
-    "HELP",
-    "    Prints this help.",
-)
+
+def help_lines(spec: Spec) -> Reply:
+    """What HELP of a container answers."""
+    lines = [f"{spec.name.upper()} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"]
+    for one in spec.subcommands:
+        lines += [one.usage, f"    {one.summary}."]
+    return [Simple(line) for line in lines]
 
 
-def describe_commands(args: Sequence[bytes]) -> Reply:
-    """The reply to COMMAND with `args`.
-
-    Raises:
-        CommandError: the answer is an error, in Redis's words.
-    """
-    if not args:
-        return [_info(spec) for spec in SPECS.values()]
-    name = args[0].lower()
-    arity = _ARITY.get(name)
-    if arity is None:
-        shown = args[0][:128].partition(b"\0")[0].replace(b"\r", b" ").replace(b"\n", b" ").decode("utf-8", "surrogateescape")
-        fail(f"unknown subcommand '{shown}'. Try COMMAND HELP.")
-    if not _fits(arity, len(args)):
-        fail(f"wrong number of arguments for 'command|{name.decode()}' command")
-    rest = args[1:]
-    match name:
-        case b"count":
-            return len(SPECS)
-        case b"help":
-            return [Simple(line) for line in _HELP]
-        case b"info":
-            return [_info(find_spec(one)) for one in rest] if rest else [_info(spec) for spec in SPECS.values()]
-        case b"docs":
-            return _docs(rest)
-        case b"getkeys":
-            return _keys(rest)
-        case _:
-            return _list(rest)
+def _command(connection: Connection, args: Sequence[bytes]) -> Reply:
+    return [describe(spec) for spec in SPECS.values()]
 
 
-def _fits(arity: int, count: int) -> bool:
-    """Whether `count` arguments are what `arity` asks for."""
-    return count == arity if arity > 0 else count >= -arity
+def _count(connection: Connection, args: Sequence[bytes]) -> Reply:
+    return len(SPECS)
 
 
-def _info(spec: Spec | None) -> Reply:
-    if spec is None:
-        return None
+def _command_info(connection: Connection, names: Sequence[bytes]) -> Reply:
+    if not names:
+        return _command(connection, names)
+    return [None if found is None else describe(*found) for found in map(_find, names)]
+
+
+def _find(name: bytes) -> tuple[Spec, Subcommand | None] | None:
+    """The command called `name`, which may be that of a container and of a subcommand with a bar between."""
+    first, bar, second = name.partition(b"|")
+    spec = find_spec(first)
+    if spec is None or not bar:
+        return None if spec is None else (spec, None)
+    found = find_subcommand(spec, second)
+    return None if found is None else (spec, found)
+
+
+def _full_name(spec: Spec, one: Subcommand | None) -> bytes:
+    return (spec.name if one is None else f"{spec.name}|{one.name}").encode()
+
+
+def describe(spec: Spec, one: Subcommand | None = None) -> Reply:
+    """What COMMAND tells of one command."""
+    shown = one or spec
     return [
-        spec.name.encode(),
-        spec.arity,
-        [Simple(flag) for flag in spec.flags],
-        spec.first_key,
-        spec.last_key,
-        spec.step,
-        [Simple(category) for category in _categories(spec)],
-        [tip.encode() for tip in spec.tips],
+        _full_name(spec, one),
+        shown.arity,
+        [Simple(flag) for flag in shown.flags],
+        shown.first_key,
+        shown.last_key,
+        shown.step,
+        [Simple(category) for category in _categories(spec, shown)],
+        [tip.encode() for tip in shown.tips],
         [],
-        [],
+        [describe(spec, each) for each in spec.subcommands] if one is None else [],
     ]
 
 
-def _categories(spec: Spec) -> list[str]:
+def _categories(spec: Spec, shown: Spec | Subcommand) -> list[str]:
     """The ACL categories that follow from group and flags."""
     found = [_CATEGORIES[spec.group]] if spec.group in _CATEGORIES else []
-    found += [f"@{kind}" for flag, kind in (("readonly", "read"), ("write", "write")) if flag in spec.flags]
-    if "blocking" in spec.flags:
+    for flag, categories in (("write", ("@write",)), ("readonly", ("@read",)), ("admin", ("@admin", "@dangerous"))):
+        if flag in shown.flags:
+            found += categories
+    if "blocking" in shown.flags:
         found.append("@blocking")
-    found.append("@fast" if "fast" in spec.flags else "@slow")
+    found.append("@fast" if "fast" in shown.flags else "@slow")
     return found
 
 
-def _docs(names: Sequence[bytes]) -> Reply:
-    specs = [find_spec(name) for name in names] if names else list(SPECS.values())
-    return {spec.name.encode(): {b"summary": spec.summary.encode(), b"group": spec.group.encode()} for spec in specs if spec is not None}
+def _docs(connection: Connection, names: Sequence[bytes]) -> Reply:
+    found = list(map(_find, names)) if names else [(spec, None) for spec in SPECS.values()]
+    return {_full_name(*each): _doc(*each) for each in found if each is not None}
 
 
-def _keys(request: Sequence[bytes]) -> Reply:
+def _doc(spec: Spec, one: Subcommand | None) -> Reply:
+    told: dict[Reply, Reply] = {b"summary": (one or spec).summary.encode(), b"group": spec.group.encode()}
+    if one is None and spec.subcommands:
+        told[b"subcommands"] = {_full_name(spec, each): _doc(spec, each) for each in spec.subcommands}
+    return told
+
+
+def _keys(connection: Connection, request: Sequence[bytes]) -> Reply:
     spec = find_spec(request[0])
     if spec is None:
         fail("Invalid command specified")
-    if not spec.first_key and not spec.counted_keys:
+    shown: Spec | Subcommand = spec
+    if spec.subcommands and len(request) > 1:
+        try:
+            shown = check_subcommand(spec, request)
+        except CommandError:
+            fail("Invalid command specified")
+    if not shown.first_key and not shown.counted_keys:
         fail("The command has no key arguments")
-    if not _fits(spec.arity, len(request)):
+    if not fits(shown.arity, len(request)):
         fail("Invalid number of arguments specified for command")
-    return list(keys_of(spec, request)) or fail("Invalid arguments specified for command")
+    return list(keys_of(shown, request)) or fail("Invalid arguments specified for command")
 
 
-def _list(args: Sequence[bytes]) -> Reply:
-    names: list[Reply] = [name.encode() for name in SPECS]
+def _everything() -> Iterator[tuple[Spec, Subcommand | None]]:
+    for spec in SPECS.values():
+        yield spec, None
+        for one in spec.subcommands:
+            yield spec, one
+
+
+def _list(connection: Connection, args: Sequence[bytes]) -> Reply:
     if not args:
-        return names
+        return [_full_name(*each) for each in _everything()]
     if len(args) != 3 or args[0].lower() != b"filterby":
         fail("syntax error")
-    by = args[1].lower()
-    if by not in (b"pattern", b"aclcat", b"module"):
-        fail("syntax error")
-    if by == b"pattern":
-        pattern = Pattern(args[2].lower())
-        return [name.encode() for name in SPECS if pattern.matches(name.encode())]
-    if by == b"aclcat":
-        wanted = "@" + args[2].decode("utf-8", "replace").lower()
-        return [name.encode() for name, spec in SPECS.items() if wanted in _categories(spec)]
-    return []
+    match args[1].lower():
+        case b"pattern":
+            pattern = Pattern(args[2].lower())
+            return [name for name in (_full_name(*each) for each in _everything()) if pattern.matches(name)]
+        case b"aclcat":
+            wanted = "@" + args[2].decode("utf-8", "replace").lower()
+            return [_full_name(spec, one) for spec, one in _everything() if wanted in _categories(spec, one or spec)]
+        case b"module":
+            return []
+        case _:
+            return fail("syntax error")
+
+
+CATALOGUE: Final[dict[str, Handler]] = {
+    "command": _command,
+    "command|count": _count,
+    "command|docs": _docs,
+    "command|getkeys": _keys,
+    "command|info": _command_info,
+    "command|list": _list,
+}
+"""What executes COMMAND and its subcommands."""

@@ -21,12 +21,11 @@ from typing import Final
 
 from raftkv.codec.peer import Publish
 from raftkv.kv.command import MAX_KEY_BYTES, ConnectionCommand
-from raftkv.kv.commands import find_spec
+from raftkv.kv.commands import spec_of, unknown_subcommand, wrong_arity
 from raftkv.kv.glob import Pattern
-from raftkv.kv.replies import Failure, Pushes, Reply, Simple, fail
+from raftkv.kv.replies import CommandError, Failure, Pushes, Reply, Simple, fail
 from raftkv.raft.types import NodeId
 from raftkv.router.connection import Connection
-from raftkv.router.desk import unknown_subcommand, wrong_arity
 from raftkv.router.ports import RouterSettings
 
 SUBSCRIPTION_BYTES: Final = 512
@@ -43,8 +42,8 @@ _ALLOWED: Final = frozenset(
 )
 """What a subscribed connection may ask in RESP2, where a reply could not be told from a message."""
 
-_CONTAINERS: Final = frozenset(("acl", "client", "command", "config", "function", "latency", "memory", "object", "pubsub", "script"))
-"""Commands whose first argument is part of their name."""
+_CONTAINERS: Final = frozenset(("function", "pubsub", "script"))
+"""Commands whose first argument is part of their name, besides those of which the table says it."""
 
 _HELP: Final = (
     "PUBSUB <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
@@ -66,11 +65,14 @@ _HELP: Final = (
 
 def refusal_in_context(args: Sequence[bytes]) -> Failure | None:
     """What a subscribed connection is told in RESP2 that asks for something else; None when it may, or when it is no command at all."""
-    spec = find_spec(args[0])
-    if spec is None or spec.name in _ALLOWED or (len(args) != spec.arity and (spec.arity > 0 or len(args) < -spec.arity)):
+    try:
+        spec = spec_of(args)
+    except CommandError:
         return None
     name = spec.name
-    if name in _CONTAINERS and len(args) > 1:
+    if name in _ALLOWED:
+        return None
+    if (spec.subcommands or name in _CONTAINERS) and len(args) > 1:
         name += "|" + args[1].lower().decode("utf-8", "surrogateescape")
     allowed = "only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
     return Failure("ERR", f"Can't execute '{name}': {allowed}")
@@ -225,6 +227,10 @@ class Channels:
                 for name in tuple(names.of.get(connection.id, ())):
                     self._remove(names, connection, name)
             connection.subscribed = False
+
+    def counts(self, connection: Connection) -> tuple[int, int, int]:
+        """To how many channels, patterns and shard channels it listens."""
+        return self._channels.count(connection), self._patterns.count(connection), self._shards.count(connection)
 
     # Publishing.
 

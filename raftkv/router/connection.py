@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from raftkv.kv.replies import Failure, Pushes, Reply
+from raftkv.kv.replies import MUTED, Failure, Pushes, Reply
+from raftkv.raft.types import Index
 
 if TYPE_CHECKING:
     from raftkv.router.reads import OwnReads
@@ -60,7 +61,9 @@ class Connection:
     `chunks` are requests that wait for their turn; `writes_out` and `reads_out` count those that were taken up and not answered; at
     most one of the two is not zero. `held_back` says that a request waits for replies to leave. `changed` collects the
     connections that have replies to deliver or may take up more. `gave_up` says that the last of what was taken up was not answered
-    in its time: then what waits behind it has no more time than it had when it came. `transaction` is what it has watched and queued.
+    in its time: then what waits behind it has no more time than it had when it came. `written` is the entry of the newest write that
+    was answered, `muted` how many of the replies that leave next are not wanted (-1: all of them), `command` what was asked for last.
+    `transaction` is what it has watched and queued.
     `subscribed` says that it listens to a channel, `waiter` what it waits for in a blocking pop, and `ended` that the client will ask
     nothing more.
     """
@@ -77,11 +80,15 @@ class Connection:
         "chunks",
         "closed",
         "closing",
+        "command",
         "ended",
         "gave_up",
         "held_back",
         "id",
         "last_reads",
+        "library",
+        "library_version",
+        "muted",
         "name",
         "protocol",
         "readonly",
@@ -90,6 +97,7 @@ class Connection:
         "transaction",
         "waiter",
         "writes_out",
+        "written",
     )
 
     def __init__(self, connection_id: int, address: str, changed: list[Connection], transaction: ClientTransaction) -> None:
@@ -97,7 +105,12 @@ class Connection:
         self.address = address
         self.protocol = 2
         self.name = b""
+        self.library = b""
+        self.library_version = b""
+        self.command = b""
         self.readonly = False
+        self.muted = 0
+        self.written: Index = 0
         self.closing = False
         self.closed = False
         self.held_back = False
@@ -133,6 +146,14 @@ class Connection:
     def may_read(self) -> bool:
         """A read waits until the writes before it are answered, so that it sees them; a local one also until the reads are."""
         return not (self.writes_out or (self.readonly and self.reads_out))
+
+    def reset(self) -> None:
+        """Be as at the beginning, but for what was asked and is not answered."""
+        self.protocol = 2
+        self.name = b""
+        self.readonly = False
+        self.muted = 0
+        self.abandon_transaction()
 
     def hold(self, sizes: list[int]) -> None:
         """Requests of `sizes` bytes have arrived; `deliver` tells when they are done with."""
@@ -194,8 +215,10 @@ class Connection:
         self._slots.append(reply)
         self.touch()
 
-    def writes_answered(self, ticket: int, replies: list[Reply]) -> None:
-        """The replies to consecutive writes, the first of which is request `ticket`."""
+    def writes_answered(self, ticket: int, replies: list[Reply], index: Index) -> None:
+        """The replies to consecutive writes, the first of which is request `ticket`; the entry `index` brought them, or 0."""
+        if index:
+            self.written = index
         self.writes_out -= len(replies)
         self._fill(ticket, replies)
 
@@ -253,7 +276,14 @@ class Connection:
         else:
             sizes = sizes[:count]
             del self._sizes[:count]
-        return slots, sum(sizes)
+        return self._mute(slots) if self.muted else slots, sum(sizes)
+
+    def _mute(self, replies: list[Reply]) -> list[Reply]:
+        """What leaves in the place of `replies`, some of which are not wanted. Messages of channels always are, as in Redis."""
+        unwanted = len(replies) if self.muted < 0 else min(self.muted, len(replies))
+        if self.muted > 0:
+            self.muted -= unwanted
+        return [reply if isinstance(reply, Pushes) else MUTED for reply in replies[:unwanted]] + replies[unwanted:]
 
     def close(self) -> None:
         """The client is gone, or is being disconnected: nothing more is taken up or delivered."""
@@ -264,3 +294,8 @@ class Connection:
         self._slots.clear()
         self._pushes.clear()
         self._sizes.clear()
+
+
+Handler = Callable[[Connection, Sequence[bytes]], Reply]
+"""Executes a command of a node for a connection. The arguments are those behind the name, or both names; how many there are has been
+checked against the table."""

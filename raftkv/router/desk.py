@@ -1,67 +1,52 @@
-"""The commands that concern a connection or the node that holds it: PING, HELLO, CLIENT, SELECT, QUIT and the like.
+"""The commands that concern a connection or the node that holds it: who executes which, and those that are a few lines.
 
 They answer as Redis 7.0 does, in replies and in errors, byte for byte. None touches the state machine. The router calls this at the
-command's turn, when everything before it on the connection has been answered.
+command's turn, when everything before it on the connection has been answered. CLIENT, CONFIG, CLUSTER and others have modules of their own.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from raftkv.errors import InvalidRequest, Refused
-from raftkv.kv.arguments import database, integer
+from raftkv.kv.arguments import database
 from raftkv.kv.command import ConnectionCommand
-from raftkv.kv.replies import OK, Reply, Simple, fail
+from raftkv.kv.commands import SPECS, wrong_arity
+from raftkv.kv.replies import OK, Reply, Simple, Verbatim, fail
 from raftkv.raft.ready import Role
-from raftkv.router.catalogue import describe_commands
-from raftkv.router.connection import Connection
-from raftkv.router.info import REDIS_VERSION, Counts, info_text, role_reply
-from raftkv.router.ports import NodeFacts, OperationsPort, ReplicaPort
+from raftkv.router.catalogue import CATALOGUE, help_lines
+from raftkv.router.clients import USER, ClientCommands, set_name
+from raftkv.router.cluster_view import ClusterView
+from raftkv.router.configuration import Configuration
+from raftkv.router.connection import Connection, Handler
+from raftkv.router.diagnostics import diagnostics
+from raftkv.router.info import REDIS_VERSION, Since, info_text, role_reply
+from raftkv.router.postponed import wait_arguments
 from raftkv.router.scripts import describe_scripts, refuse_functions
+from raftkv.router.surroundings import Surroundings
 
 _INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
-_NAME = re.compile(rb"[!-~]*")
-
-
-def unknown_subcommand(name: str, subcommand: bytes) -> Reply:
-    """Refuse a subcommand in Redis's words."""
-    shown = subcommand[:128].partition(b"\0")[0].replace(b"\r", b" ").replace(b"\n", b" ").decode("utf-8", "surrogateescape")
-    fail(f"unknown subcommand '{shown}'. Try {name.upper()} HELP.")
-
-
-def wrong_arity(name: str) -> Reply:
-    """Refuse a number of arguments in Redis's words."""
-    fail(f"wrong number of arguments for '{name}' command")
 
 
 class Desk:
-    """Attends to these commands.
+    """Attends to these commands."""
 
-    Args:
-        replica: tells role and leader.
-        facts: tells what the server knows.
-        counts: tells what the router counts.
-        operations: does what an operator asks.
-        unblock: ends the waiting of a connection, with an error or as if its time were over; False when it does not wait.
-    """
-
-    def __init__(
-        self,
-        replica: ReplicaPort,
-        facts: Callable[[], NodeFacts],
-        counts: Callable[[], Counts],
-        operations: OperationsPort,
-        unblock: Callable[[int, bool], bool],
-    ) -> None:
-        self._unblock = unblock
-        self._operations = operations
-        self._replica = replica
-        self._facts = facts
-        self._counts = counts
-        self._commands: dict[str, Callable[[Connection, Sequence[bytes]], Reply]] = {
-            "client": self._client,
-            "command": lambda connection, args: describe_commands(args),
+    def __init__(self, around: Surroundings) -> None:
+        self._replica = around.replica
+        self._facts = around.facts
+        self._counts = around.counts
+        self._operations = around.operations
+        self._postponed = around.postponed
+        self._channels = around.channels
+        self._since = Since()
+        self._commands: dict[str, Handler] = {
+            **ClientCommands(around).handlers,
+            **Configuration(around.facts, around.replica, self._begin_anew).handlers,
+            **ClusterView(around.replica, around.facts).handlers,
+            **CATALOGUE,
+            **diagnostics(around.facts),
+            "auth": self._auth,
             "echo": lambda connection, args: args[0],
             "function": lambda connection, args: refuse_functions(args),
             "hello": self._hello,
@@ -72,14 +57,21 @@ class Desk:
             "raftkv.transfer": self._transfer,
             "readonly": self._readonly,
             "readwrite": self._readwrite,
+            "reset": self._reset,
             "role": self._role,
             "script": lambda connection, args: describe_scripts(args),
             "select": self._select,
+            "wait": self._wait,
         }
 
     @property
     def names(self) -> frozenset[str]:
-        """The commands that are known here."""
+        """The commands that are known here, without what is in containers."""
+        return frozenset(name.partition("|")[0] for name in self._commands)
+
+    @property
+    def full_names(self) -> frozenset[str]:
+        """The same, and of containers what is in them, but for HELP."""
         return frozenset(self._commands)
 
     def attend(self, connection: Connection, command: ConnectionCommand) -> Reply:
@@ -88,11 +80,17 @@ class Desk:
         Raises:
             CommandError: the answer is an error.
         """
-        return self._commands[command.name](connection, command.args)
+        spec = SPECS[command.name]
+        args = command.args
+        if not (spec.subcommands and args):
+            return self._commands[command.name](connection, args)
+        connection.command = b"%b|%b" % (command.name.encode(), args[0])
+        name = connection.command.lower().decode()  # it is in the table: the request has been parsed
+        return help_lines(spec) if name.endswith("|help") else self._commands[name](connection, args[1:])
 
     def _ping(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         if len(args) > 1:
-            return wrong_arity("ping")
+            wrong_arity("ping")
         if connection.subscribed and connection.protocol == 2:
             return [b"pong", args[0] if args else b""]
         return args[0] if args else Simple("PONG")
@@ -100,6 +98,11 @@ class Desk:
     def _quit(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         connection.closing = True
         return OK
+
+    def _reset(self, connection: Connection, args: Sequence[bytes]) -> Reply:
+        connection.reset()
+        self._channels.forget(connection)
+        return Simple("RESET")
 
     def _readonly(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         connection.readonly = True
@@ -113,15 +116,23 @@ class Desk:
         database(args[0])
         return OK
 
+    def _wait(self, connection: Connection, args: Sequence[bytes]) -> Reply:
+        """WAIT, when its time is over or enough nodes have what it waits for; or where nothing may wait."""
+        wait_arguments(args)
+        return self._postponed.nodes_with(connection.written)
+
     def _info(self, connection: Connection, args: Sequence[bytes]) -> Reply:
-        return info_text(args, self._replica, self._facts(), self._counts()).encode()
+        return Verbatim(info_text(args, self._replica, self._facts(), self._counts(), self._since).encode())
+
+    def _begin_anew(self) -> None:
+        self._since = Since.now(self._facts(), self._counts())
 
     def _role(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         return role_reply(self._replica, self._facts())
 
     def _transfer(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         if len(args) > 1:
-            return wrong_arity("raftkv.transfer")
+            wrong_arity("raftkv.transfer")
         try:
             self._operations.transfer(args[0].decode("utf-8", "replace") if args else None)
         except InvalidRequest as error:
@@ -130,7 +141,17 @@ class Desk:
             fail(str(error), code="CLUSTERDOWN")
         return OK
 
-    # HELLO [protocol [AUTH name password] [SETNAME name]]
+    # AUTH [name] password, HELLO [protocol [AUTH name password] [SETNAME name]]
+
+    def _auth(self, connection: Connection, args: Sequence[bytes]) -> Reply:
+        if len(args) > 2:
+            fail("syntax error")
+        if len(args) == 1:
+            fail(
+                "AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?"
+            )
+        _check_user(args[0])
+        return OK
 
     def _hello(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         protocol = connection.protocol
@@ -158,58 +179,16 @@ class Desk:
             option = args[position].upper()
             left = len(args) - position - 1
             if option == b"AUTH" and left >= 2:
-                if args[position + 1] != b"default":
-                    fail("invalid username-password pair or user is disabled.", code="WRONGPASS")
+                _check_user(args[position + 1])
                 position += 3
             elif option == b"SETNAME" and left >= 1:
-                self._set_name(connection, args[position + 1])
+                set_name(connection, args[position + 1])
                 position += 2
             else:
                 shown = args[position][:128].partition(b"\0")[0].decode("utf-8", "surrogateescape")
                 fail(f"Syntax error in HELLO option '{shown}'")
 
-    # CLIENT
 
-    def _client(self, connection: Connection, args: Sequence[bytes]) -> Reply:
-        subcommand = args[0].lower()
-        if subcommand == b"unblock":
-            return self._client_unblock(args)
-        expected = {b"id": 1, b"getname": 1, b"setname": 2, b"setinfo": 3}.get(subcommand)
-        if expected is None:
-            return unknown_subcommand("client", args[0])
-        if len(args) != expected:
-            return wrong_arity(f"client|{subcommand.decode()}")
-        match subcommand:
-            case b"id":
-                return connection.id
-            case b"getname":
-                return connection.name or None
-            case b"setname":
-                self._set_name(connection, args[1])
-            case _:
-                self._set_library(args[1], args[2])
-        return OK
-
-    def _client_unblock(self, args: Sequence[bytes]) -> Reply:
-        if len(args) < 2:
-            return wrong_arity("client|unblock")
-        if len(args) > 3:
-            shown = args[0][:128].decode("utf-8", "surrogateescape")
-            fail(f"unknown subcommand or wrong number of arguments for '{shown}'. Try CLIENT HELP.")
-        reason = args[2].lower() if len(args) == 3 else b"timeout"
-        if reason not in (b"timeout", b"error"):
-            fail("CLIENT UNBLOCK reason should be TIMEOUT or ERROR")
-        return int(self._unblock(integer(args[1]), reason == b"error"))
-
-    def _set_name(self, connection: Connection, name: bytes) -> None:
-        if not _NAME.fullmatch(name):
-            fail("Client names cannot contain spaces, newlines or special characters.")
-        connection.name = name
-
-    def _set_library(self, attribute: bytes, value: bytes) -> None:
-        """CLIENT SETINFO, which Redis has since 7.2; client libraries send it on every connection."""
-        shown = attribute.decode("utf-8", "surrogateescape")
-        if attribute.lower() not in (b"lib-name", b"lib-ver"):
-            fail(f"Unrecognized option '{shown}'")
-        if not _NAME.fullmatch(value):
-            fail(f"{shown} cannot contain spaces, newlines or special characters.")
+def _check_user(name: bytes) -> None:
+    if name != USER:
+        fail("invalid username-password pair or user is disabled.", code="WRONGPASS")

@@ -1,7 +1,12 @@
 """The text of INFO and the reply to ROLE: what Redis's tools expect to find, with Redis's names, and a section of our own.
 
 The leader shows as a master whose connected followers are its replicas; any other node shows as a replica of the leader. Offsets
-are indices of the log. A field that would need a number that this node does not have is left out rather than invented.
+are indices of the log. A field that would need a number that this node does not have is left out rather than invented: how many keys there
+are is known to nobody who does not visit them all (DBSIZE does), and how often each command was executed is not counted.
+
+`cluster_enabled` is 1 because CLUSTER answers: a client for clusters that looks at it would refuse to go on, while one for single servers
+works with a node whichever it says. `redis_mode` and the mode in HELLO are `standalone`, because a connection to a node is like one to a
+single server: no command is redirected, and the keys of one may be of any slots.
 """
 
 from __future__ import annotations
@@ -24,11 +29,13 @@ Fields = Iterator[tuple[str, object]]
 
 
 class Counts(Struct, frozen=True, kw_only=True):
-    """What the router counts: `held` requests that are not answered, `queued` writes without and `in_flight` writes with a sequence
-    number, `reads` that wait, bytes of other nodes' groups that wait for a batch, clients `blocked` in a pop, `channels` and
-    `patterns` that somebody listens to, and published messages that could not be sent to another node."""
+    """What the router counts: clients `blocked` in a pop or in WAIT, `errors` by their code, `held` requests that are not answered,
+    `queued` writes without and `in_flight` writes with a sequence number, `reads` that wait, bytes of other nodes' groups that wait for a
+    batch, `channels` and `patterns` that somebody listens to, and published messages that could not be sent to another node."""
 
     clients: int
+    blocked: int
+    errors: dict[str, int]
     commands_processed: int
     held: int
     queued: int
@@ -36,10 +43,28 @@ class Counts(Struct, frozen=True, kw_only=True):
     reads: int
     forwarded_bytes: int
     refused_frames: int
-    blocked: int
     channels: int
     patterns: int
     messages_dropped: int
+
+
+class Since(Struct, frozen=True, kw_only=True):
+    """What had been counted when CONFIG RESETSTAT was asked for last: INFO tells what has come since."""
+
+    connections_received: int = 0
+    connections_rejected: int = 0
+    commands_processed: int = 0
+    errors: dict[str, int] = {}
+
+    @staticmethod
+    def now(facts: NodeFacts, counts: Counts) -> Since:
+        """Count from here."""
+        return Since(
+            connections_received=facts.connections_received,
+            connections_rejected=facts.connections_rejected,
+            commands_processed=counts.commands_processed,
+            errors=counts.errors,
+        )
 
 
 def human(size: int) -> str:
@@ -80,25 +105,28 @@ def role_reply(replica: ReplicaPort, facts: NodeFacts) -> Reply:
     return [b"slave", leader.client_host.encode(), leader.client_port, state, offset if leader.connected else -1]
 
 
-def info_text(names: Sequence[bytes], replica: ReplicaPort, facts: NodeFacts, counts: Counts) -> str:
+def info_text(names: Sequence[bytes], replica: ReplicaPort, facts: NodeFacts, counts: Counts, since: Since) -> str:
     """The sections that `names` asks for, all of them when it is empty; those that do not exist are left out in silence."""
+    errors = {code: count - since.errors.get(code, 0) for code, count in sorted(counts.errors.items())}
     sections: dict[str, Callable[[], Fields]] = {
         "server": lambda: _server(facts),
         "clients": lambda: _clients(facts, counts),
         "memory": lambda: _memory(facts),
         "persistence": _persistence,
-        "stats": lambda: _stats(facts, counts),
+        "stats": lambda: _stats(facts, counts, since, sum(errors.values())),
         "replication": lambda: _replication(replica, facts),
         "cpu": lambda: _cpu(facts),
         "modules": lambda: iter(()),
-        "errorstats": lambda: iter(()),
-        "cluster": lambda: iter([("cluster_enabled", 0)]),
-        "keyspace": lambda: _keyspace(facts),
+        "commandstats": lambda: iter(()),
+        "errorstats": lambda: ((f"errorstat_{code}", f"count={count}") for code, count in errors.items() if count),
+        "cluster": lambda: iter([("cluster_enabled", 1)]),
+        "keyspace": lambda: iter(()),
         "raft": lambda: _raft(replica, facts, counts),
     }
     asked = {name.lower().decode("ascii", "replace") for name in names}
     if not asked or asked & {"default", "all", "everything"}:
-        asked = set(sections)
+        left_out = set() if asked & {"all", "everything"} else {"commandstats"} - asked
+        asked = set(sections) - left_out
     parts = []
     for name, fields in sections.items():
         if name in asked:
@@ -110,10 +138,13 @@ def info_text(names: Sequence[bytes], replica: ReplicaPort, facts: NodeFacts, co
 def _server(facts: NodeFacts) -> Fields:
     yield "redis_version", REDIS_VERSION
     yield "raftkv_version", facts.raftkv_version
+    yield "redis_git_sha1", "00000000"
+    yield "redis_git_dirty", 0
     yield "redis_mode", "standalone"
     yield "os", facts.os
     yield "arch_bits", 64
     yield "process_id", facts.process_id
+    yield "process_supervised", "no"
     yield "run_id", facts.run_id or _NO_ID
     yield "tcp_port", facts.tcp_port
     yield "server_time_usec", facts.wall_us
@@ -121,6 +152,7 @@ def _server(facts: NodeFacts) -> Fields:
     yield "uptime_in_days", facts.uptime_seconds // 86_400
     yield "executable", facts.executable
     yield "config_file", ""
+    yield "io_threads_active", 0
 
 
 def _clients(facts: NodeFacts, counts: Counts) -> Fields:
@@ -128,6 +160,7 @@ def _clients(facts: NodeFacts, counts: Counts) -> Fields:
     yield "cluster_connections", len(connected_peers(facts))
     yield "maxclients", facts.max_clients
     yield "blocked_clients", counts.blocked
+    yield "tracking_clients", 0
 
 
 def _memory(facts: NodeFacts) -> Fields:
@@ -147,17 +180,26 @@ def _persistence() -> Fields:
     yield "async_loading", 0
     yield "rdb_bgsave_in_progress", 0
     yield "rdb_last_bgsave_status", "ok"
+    yield "rdb_saves", 0
     yield "aof_enabled", 1
+    yield "aof_rewrite_in_progress", 0
+    yield "aof_rewrite_scheduled", 0
     yield "aof_last_write_status", "ok"
 
 
-def _stats(facts: NodeFacts, counts: Counts) -> Fields:
-    yield "total_connections_received", facts.connections_received
-    yield "total_commands_processed", counts.commands_processed
-    yield "rejected_connections", facts.connections_rejected
+def _stats(facts: NodeFacts, counts: Counts, since: Since, errors: int) -> Fields:
+    yield "total_connections_received", facts.connections_received - since.connections_received
+    yield "total_commands_processed", counts.commands_processed - since.commands_processed
+    yield "rejected_connections", facts.connections_rejected - since.connections_rejected
     yield "evicted_keys", 0
+    yield "evicted_clients", 0
     yield "pubsub_channels", counts.channels
     yield "pubsub_patterns", counts.patterns
+    yield "total_forks", 0
+    yield "tracking_total_keys", 0
+    yield "tracking_total_items", 0
+    yield "tracking_total_prefixes", 0
+    yield "total_error_replies", errors
 
 
 def _replication(replica: ReplicaPort, facts: NodeFacts) -> Fields:
@@ -190,11 +232,6 @@ def _replication(replica: ReplicaPort, facts: NodeFacts) -> Fields:
 def _cpu(facts: NodeFacts) -> Fields:
     yield "used_cpu_sys", f"{facts.cpu_system_seconds:.6f}"
     yield "used_cpu_user", f"{facts.cpu_user_seconds:.6f}"
-
-
-def _keyspace(facts: NodeFacts) -> Fields:
-    if facts.keys:
-        yield "db0", f"keys={facts.keys},expires={facts.keys_with_expiry or 0},avg_ttl=0"
 
 
 def _raft(replica: ReplicaPort, facts: NodeFacts, counts: Counts) -> Fields:

@@ -6,7 +6,7 @@ here does anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -79,6 +79,10 @@ class ReplicaPort(Protocol):
         """The newest entry that the state machine holds."""
 
     @property
+    def copies(self) -> Sequence[Index]:
+        """For each other node of which it is known: the newest entry that it has on disk, together with all before it."""
+
+    @property
     def appending(self) -> bool:
         """Whether an entry is on its way to this node's disk."""
 
@@ -137,12 +141,28 @@ class PeerFacts(Struct, frozen=True, kw_only=True):
     node: NodeId
     client_host: str = ""
     client_port: int = 0
+    peer_port: int = 0
     connected: bool = False
     offset: Index = 0
 
 
+class SocketFacts(Struct, frozen=True, kw_only=True):
+    """What the server knows of a connection and the router does not, for CLIENT LIST. `arriving_bytes` are those of a request that is not
+    complete yet, `unsent_bytes` those of replies that the client has not taken."""
+
+    local_address: str = ""
+    descriptor: int = -1
+    age_seconds: int = 0
+    idle_seconds: int = 0
+    arriving_bytes: int = 0
+    unsent_bytes: int = 0
+
+
 class NodeFacts(Struct, frozen=True, kw_only=True):
-    """What the server knows of this node and the router does not, for INFO, ROLE and HELLO."""
+    """What the server knows of this node and the router does not, for INFO, ROLE, TIME, CONFIG and CLUSTER.
+
+    `client_host`, `client_port` and `peer_port` are where others are told to find it, `bound` and `tcp_port` where it listens for clients.
+    """
 
     raftkv_version: str = ""
     cluster_name: str = ""
@@ -151,7 +171,17 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     os: str = ""
     executable: str = ""
     process_id: int = 0
+    client_host: str = ""
+    client_port: int = 0
+    peer_port: int = 0
+    bound: str = ""
     tcp_port: int = 0
+    tcp_backlog: int = 0
+    keep_alive_seconds: int = 0
+    max_bulk_bytes: int = 0
+    max_request_bytes: int = 0
+    data_dir: str = ""
+    log_level: str = ""
     uptime_seconds: int = 0
     wall_us: int = 0
     max_clients: int = 0
@@ -161,8 +191,6 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     memory_peak_bytes: int = 0
     cpu_user_seconds: float = 0.0
     cpu_system_seconds: float = 0.0
-    keys: int | None = None
-    keys_with_expiry: int | None = None
     log_bytes: int = 0
     fenced: str | None = None
     peers: tuple[PeerFacts, ...] = ()

@@ -39,15 +39,20 @@ from raftkv.router.channels import PUBLISHING, Channels, refusal_in_context
 from raftkv.router.connection import Chunk, Connection
 from raftkv.router.desk import Desk
 from raftkv.router.info import Counts
-from raftkv.router.ports import ClockPort, NodeFacts, NoOperations, OperationsPort, ReplicaPort, RouterSettings
+from raftkv.router.ports import ClockPort, NodeFacts, NoOperations, OperationsPort, ReplicaPort, RouterSettings, SocketFacts
+from raftkv.router.postponed import Postponed
 from raftkv.router.proposals import Outcome, Proposals
 from raftkv.router.reads import OwnReads, Reads
+from raftkv.router.surroundings import Surroundings
 from raftkv.router.transactions import NAMES as TRANSACTION_NAMES
 from raftkv.router.transactions import Transactions, name_inside
 from raftkv.router.waiting import Line, Waiter
 from raftkv.router.writes import OwnWrites
 
 _CONNECTION, _READ, _WRITE = Kind.CONNECTION, Kind.READ, Kind.WRITE  # members of an enum cost more to look up than names
+
+_NAME_BYTES = 64
+"""So much of the name of a command is kept for CLIENT LIST; none has so many."""
 
 REBUILDING = Failure("CLUSTERDOWN", "this node is rebuilding its state; ask another node")
 STOPPING = Failure("CLUSTERDOWN", "this node is stopping; ask another node")
@@ -75,6 +80,7 @@ class Router:
         wake: asks for a `flush` soon; without it what was held back would stay.
         facts: what INFO and ROLE tell about the node.
         operations: does what an operator asks, where there is one.
+        sockets: what CLIENT LIST tells about a connection.
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class Router:
         wake: Callable[[], None],
         facts: Callable[[], NodeFacts] = NodeFacts,
         operations: OperationsPort | None = None,
+        sockets: Callable[[int], SocketFacts] = lambda connection_id: SocketFacts(),
     ) -> None:
         self._replica = replica
         self._settings = settings
@@ -113,8 +120,22 @@ class Router:
         self._reads = Reads(replica, settings, send, wake, int.from_bytes(session[:6]) << 15)
         self._random = Random(session)
         self._line = Line()
-        self._desk = Desk(replica, facts, self.counts, operations or NoOperations(), self._unblock)
+        self._postponed = Postponed(replica)
         self._channels = Channels(settings, send)
+        self._desk = Desk(
+            Surroundings(
+                replica=replica,
+                facts=facts,
+                sockets=sockets,
+                counts=self.counts,
+                operations=operations or NoOperations(),
+                connections=self._connections,
+                disconnect=self._disconnect,
+                unblock=self._unblock,
+                postponed=self._postponed,
+                channels=self._channels,
+            )
+        )
         self._transactions = Transactions(
             settings,
             self._desk.names | PUBLISHING,
@@ -127,6 +148,8 @@ class Router:
         seconds = settings.timeout_ms / 1000
         self._late_read = Failure("CLUSTERDOWN", f"the read was not answered within {seconds:g} s; a read has no effect")
         self.commands_processed = 0
+        self._errors: dict[str, int] = {}
+        """How many replies were errors, by their code."""
         self.refused_frames = 0
         """Frames of other nodes that made no sense."""
         self.last_reply_error: Exception | None = None
@@ -152,6 +175,14 @@ class Router:
         connection = self._connections.get(connection_id)
         if connection is not None:
             self._line.client_ended(connection)
+            if self._postponed.holds(connection_id):
+                self._end_waiting(connection)
+
+    def _disconnect(self, connection: Connection) -> None:
+        """End a connection that is not being served now. What it asked for and was not answered is as if its client had gone."""
+        del self._connections[connection.id]
+        self._give_up(connection)
+        self._hand_over(connection, [], close=True)
 
     def _give_up(self, connection: Connection) -> None:
         count, size = connection.held
@@ -159,6 +190,7 @@ class Router:
         self._held_bytes -= size
         if connection.writes_out:
             self._writes.client_gone()
+        self._postponed.forget(connection)
         self._channels.forget(connection)
         self._line.forget(connection)
         connection.close()
@@ -169,6 +201,7 @@ class Router:
         if connection is None or connection.closing or connection.closed or not requests:
             return
         settings = self._settings
+        connection.command = requests[-1][0][:_NAME_BYTES]
         sizes = [sum(map(len, request)) for request in requests]
         count, total = len(sizes), sum(sizes)
         deadline_ms = now_ms + settings.timeout_ms
@@ -318,7 +351,9 @@ class Router:
 
     def _unblock(self, connection_id: int, error: bool) -> bool:
         connection = self._connections.get(connection_id)
-        return connection is not None and self._line.unblock(connection, error=error)
+        if connection is None:
+            return False
+        return self._line.unblock(connection, error=error) or self._postponed.unblock(connection_id, error=error)
 
     def _issue_reads(self, connection: Connection, commands: list[Command], size: int, deadline_ms: int) -> None:
         ticket = connection.expect_reads(len(commands))
@@ -345,22 +380,32 @@ class Router:
         return self._held_commands + commands <= settings.max_commands and self._held_bytes + size <= settings.max_bytes
 
     def _attend(self, connection: Connection, command: Command, deadline_ms: int, refusal: Failure | None) -> bool:
-        """Execute a command that concerns the connection or the node, once everything before it has been answered. HELLO also waits
-        until the replies before it have left, because it changes how replies are written."""
+        """Execute a command that concerns the connection or the node, once everything before it has been answered. What changes how replies
+        are written also waits until those before it have left; WAIT until what it waits for is there."""
         if not isinstance(command, ConnectionCommand):
             raise TypeError(f"{type(command).__name__} is not a command of a connection")
         if command.name in TRANSACTION_NAMES:
             return self._transactions.take(connection, command, deadline_ms, refusal)
         if not connection.idle:
             return False
-        if command.name == "hello" and not connection.delivered:
+        if not connection.delivered and _changes_replies(command):
             connection.held_back = True
             return False
         try:
+            if not self._postponed.may_answer(connection, command, deadline_ms - self._settings.timeout_ms):
+                if connection.ended:
+                    self._end_waiting(connection)
+                return False
             connection.reply(self._attend_now(connection, command))
         except CommandError as error:
             connection.reply(error.failure)
         return True
+
+    @staticmethod
+    def _end_waiting(connection: Connection) -> None:
+        """The client will ask nothing more, and waits for what may never come: he is taken for gone, as by Redis."""
+        connection.closing = True
+        connection.touch()
 
     def _attend_now(self, connection: Connection, command: ConnectionCommand) -> Reply:
         part = self._channels if command.name in self._channels.names else self._desk
@@ -370,6 +415,7 @@ class Router:
 
     def flush(self, now_ms: int) -> None:
         """Serve reads, take up what may be taken up now, propose or forward what was collected, and deliver replies."""
+        self._postponed.look(now_ms)
         self._reads.serve(self._proposals.clock_ms(now_ms) if self._leading else 0)
         changed = self._changed
         while True:
@@ -405,15 +451,19 @@ class Router:
         self._held_commands -= len(replies)
         self._held_bytes -= size
         self.commands_processed += len(replies)
+        for failure in [reply for reply in replies if type(reply) is Failure]:
+            self._errors[failure.code] = self._errors.get(failure.code, 0) + 1
         unasked = connection.take_pushes(replies)
-        if not replies and not close:
-            return
+        if replies or close:
+            self._hand_over(connection, replies, close, unasked)
+        if close:
+            self._give_up(connection)
+
+    def _hand_over(self, connection: Connection, replies: list[Reply], close: bool, unasked: int = 0) -> None:
         try:
             self._reply(connection.id, replies, connection.protocol, close, unasked)
         except Exception as error:  # whatever a connection does, it concerns that connection only
             self.last_reply_error = error
-            self._give_up(connection)
-        if close:
             self._give_up(connection)
 
     def _gathering(self) -> bool:
@@ -541,7 +591,7 @@ class Router:
         """The entry at `index` has been applied, and answered `groups`; elements have been added to the keys `pushed`."""
         for replies in groups:
             if replies.session == self._writes.session:
-                self._writes.answered(replies, now_ms)
+                self._writes.answered(replies, index, now_ms)
             elif self._leading:
                 self._proposals.applied(replies)
         self._line.pushed(pushed)  # behind the answers: who was told that there is nothing waits by now
@@ -599,6 +649,7 @@ class Router:
         """Take up nothing new from now on; True when nothing is in flight any more and every reply has been delivered."""
         if not self._stopping:
             self._stopping = True
+            self._postponed.release()
             self._line.refusal = STOPPING
             self._line.end_all(STOPPING)
             if self._leader is None:
@@ -614,6 +665,8 @@ class Router:
         """What waits here, for INFO and metrics."""
         return Counts(
             clients=len(self._connections),
+            blocked=self._line.waiting + self._postponed.count,
+            errors=dict(self._errors),
             commands_processed=self.commands_processed,
             held=self._held_commands,
             queued=self._writes.queued,
@@ -623,6 +676,10 @@ class Router:
             refused_frames=self.refused_frames,
             channels=self._channels.channels,
             patterns=self._channels.patterns,
-            blocked=self._line.waiting,
             messages_dropped=self._channels.dropped,
         )
+
+
+def _changes_replies(command: ConnectionCommand) -> bool:
+    """Whether replies after `command` are written in another way than those before it, or not at all."""
+    return command.name in ("hello", "reset") or (command.name == "client" and command.args[0].lower() == b"reply")

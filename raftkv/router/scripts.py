@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from raftkv.kv.arguments import printable
+from raftkv.kv.commands import unknown_subcommand, wrong_arity
 from raftkv.kv.lock_commands import POSSIBLE, SCRIPTS, sha1_of
 from raftkv.kv.replies import OK, Reply, Simple, fail
 
-_SHOWN_BYTES: Final = 128
 _SUBCOMMANDS: Final = {b"exists": (2, None), b"flush": (1, None), b"help": (1, 1), b"kill": (1, 1), b"load": (2, 2)}
 """How many arguments each takes, its own name included, at least and at most."""
 
@@ -36,10 +35,10 @@ def describe_scripts(args: Sequence[bytes]) -> Reply:
     """
     name = args[0].lower()
     if name not in _SUBCOMMANDS:
-        fail(f"unknown subcommand '{printable(args[0][:_SHOWN_BYTES])}'. Try SCRIPT HELP.")
+        unknown_subcommand("script", args[0])
     least, most = _SUBCOMMANDS[name]
     if len(args) < least or (most is not None and len(args) > most):
-        fail(f"wrong number of arguments for 'script|{name.decode()}' command")
+        wrong_arity(f"script|{name.decode()}")
     match name:
         case b"exists":
             return [int(each.lower().decode("latin-1") in SCRIPTS) for each in args[1:]]

@@ -38,7 +38,8 @@ _WATCH_INSIDE: Final = Failure("ERR", "WATCH inside MULTI is not allowed")
 _AT_ONCE: Final = frozenset(("quit", "reset"))
 """Commands that are executed also between MULTI and EXEC."""
 _NEVER_INSIDE: Final = frozenset(("hello", "raftkv.transfer"))
-"""Commands that change how the replies before them are to be read, or who leads while the transaction is under way."""
+"""Commands that change how the replies before them are to be read (as CLIENT REPLY does, which is told by its arguments), or who leads
+while the transaction is under way."""
 _SESSIONS: Final = frozenset(("raftkv.session", "raftkv.once"))
 """Commands of clients' sessions, which are part of no other command."""
 _ITEM_BYTES: Final = 16
@@ -250,6 +251,9 @@ class Transactions:
             case name if name in _AT_ONCE:
                 if not client.idle:
                     return False
+                if not client.delivered:  # after RESET, replies may be written in another way than those before it
+                    client.held_back = True
+                    return False
                 client.reply(self._execute(client, parse_as(spec, args)))
             case _:
                 client.reply(self._queue(transaction, spec, args, size, refusal))
@@ -274,8 +278,7 @@ class Transactions:
 
     def _queue(self, transaction: ClientTransaction, spec: Spec, args: Sequence[bytes], size: int, refusal: Failure | None) -> Reply:
         """QUEUED, or why nothing of the transaction will be done."""
-        alone = spec.name not in self._inside if spec.kind is Kind.CONNECTION else spec.name in _SESSIONS
-        if refusal is None and alone:
+        if refusal is None and self._stands_alone(spec, args):
             refusal = NOT_INSIDE
         if refusal is None and not transaction.spoilt:
             if transaction.size + size > self._settings.max_entry_bytes:
@@ -290,6 +293,14 @@ class Transactions:
         if not transaction.spoilt:
             transaction.queue(OK if spec.name == "unwatch" else self._item(spec, args), size)
         return QUEUED
+
+    def _stands_alone(self, spec: Spec, args: Sequence[bytes]) -> bool:
+        """Whether the request can be no part of a transaction."""
+        if spec.kind is not Kind.CONNECTION:
+            return spec.name in _SESSIONS
+        if spec.name == "client" and args[1].lower() == b"reply":
+            return True
+        return spec.name not in self._inside or "no_multi" in spec.flags
 
     def _item(self, spec: Spec, args: Sequence[bytes]) -> Item:
         """What a request comes to. What is wrong with its arguments is told by EXEC, as Redis does."""

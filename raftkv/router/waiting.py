@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final
 
 from raftkv.kv.blocking_commands import Blocking
 from raftkv.kv.replies import NO_ARRAY, Failure, Reply
+from raftkv.raft.types import Index
 
 if TYPE_CHECKING:
     from raftkv.router.connection import Connection
@@ -73,9 +74,9 @@ class Waiter:
     def gave_up(self, value: bool) -> None:
         self.connection.gave_up = value
 
-    def writes_answered(self, ticket: int, replies: list[Reply]) -> None:
+    def writes_answered(self, ticket: int, replies: list[Reply], index: Index) -> None:
         """The attempt has come to an end."""
-        self._line.attempt_ended(self, replies[0])
+        self._line.attempt_ended(self, replies[0], index)
 
 
 class Line:
@@ -125,8 +126,8 @@ class Line:
         woken, self.woken = self.woken, []
         return [waiter for waiter in woken if waiter.parked]
 
-    def attempt_ended(self, waiter: Waiter, reply: Reply) -> None:
-        """An attempt of `waiter` was answered `reply`, by the state machine or because it could not be made."""
+    def attempt_ended(self, waiter: Waiter, reply: Reply, index: Index) -> None:
+        """An attempt of `waiter` was answered `reply`, by the state machine in the entry `index`, or because it could not be made (0)."""
         tried_again, waiter.trying = waiter.parked, False
         nothing = reply == waiter.command.nothing
         if tried_again:
@@ -134,7 +135,7 @@ class Line:
         if waiter.closed:
             nothing = False  # whatever there is, somebody else may get it
         elif not nothing:
-            self._answer(waiter, reply)
+            self._answer(waiter, reply, index)
         elif waiter.end is not None:
             self._answer(waiter, waiter.end)
         elif self.refusal is not None:
@@ -168,10 +169,10 @@ class Line:
             if not self._trying[key]:
                 del self._trying[key]
 
-    def _answer(self, waiter: Waiter, reply: Reply) -> None:
+    def _answer(self, waiter: Waiter, reply: Reply, index: Index = 0) -> None:
         self._leave(waiter)
         waiter.connection.waiter = None
-        waiter.connection.writes_answered(waiter.ticket, [reply])
+        waiter.connection.writes_answered(waiter.ticket, [reply], index)
 
     def _leave(self, waiter: Waiter) -> None:
         """Stand in line no longer."""

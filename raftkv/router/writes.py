@@ -25,6 +25,7 @@ from raftkv.kv.command import Command
 from raftkv.kv.commands import encode_commands
 from raftkv.kv.machine import GroupReplies
 from raftkv.kv.replies import Failure, Reply
+from raftkv.raft.types import Index
 from raftkv.router.ports import MachinePort, RouterSettings
 
 LATE = Failure("UNCERTAIN", "the time for this request is over and its outcome is not known; it may still happen")
@@ -40,8 +41,8 @@ class Asker(Protocol):
     def closed(self) -> bool:
         """Whether nobody wants an answer any more."""
 
-    def writes_answered(self, ticket: int, replies: list[Reply]) -> None:
-        """The replies to consecutive writes, the first of which is request `ticket`."""
+    def writes_answered(self, ticket: int, replies: list[Reply], index: Index) -> None:
+        """The replies to consecutive writes, the first of which is request `ticket`; the entry `index` brought them, or 0."""
 
 
 class Run:
@@ -55,17 +56,17 @@ class Run:
         self.count = count
         self.deadline_ms = deadline_ms
 
-    def answer(self, replies: list[Reply]) -> None:
-        """Hand `replies` to the client, unless it has been told already."""
+    def answer(self, replies: list[Reply], index: Index) -> None:
+        """Hand `replies`, which the entry `index` brought (0 for none), to the client, unless it has been told already."""
         if self.connection is not None:
-            self.connection.writes_answered(self.ticket, replies)
+            self.connection.writes_answered(self.ticket, replies, index)
             self.connection = None
 
     def give_up(self, failure: Failure) -> None:
         """Tell the client `failure`, unless it has been told something already."""
         connection = self.connection
         if connection is not None:
-            self.answer([failure] * self.count)
+            self.answer([failure] * self.count, 0)
             connection.gave_up = True
 
 
@@ -85,16 +86,16 @@ class Sealed:
         self.sent_ms = 0
         self.transmissions = 0
 
-    def answer(self, replies: list[Reply]) -> None:
-        """Hand each client its part of `replies`."""
+    def answer(self, replies: list[Reply], index: Index) -> None:
+        """Hand each client its part of `replies`, which the entry `index` brought, or one before it."""
         runs = self.runs
         if len(runs) == 1:
-            runs[0].answer(replies)
+            runs[0].answer(replies, index)
             return
         start = 0
         for run in runs:
             end = start + run.count
-            run.answer(replies[start:end])
+            run.answer(replies[start:end], index)
             start = end
 
     def answer_all(self, failure: Failure) -> None:
@@ -351,8 +352,8 @@ class OwnWrites:
 
     # Answers.
 
-    def answered(self, replies: GroupReplies, now_ms: int) -> None:
-        """The state machine has come to a group of this session."""
+    def answered(self, replies: GroupReplies, index: Index, now_ms: int) -> None:
+        """The state machine has come to a group of this session, in the entry `index`."""
         if not self._window or replies.session != self.session or replies.first < self._window[0].group.first:
             return
         if replies.problem is not None:
@@ -365,7 +366,7 @@ class OwnWrites:
         given, expected = len(replies.replies), self._window[0].group.count
         if given != expected:
             raise InvariantBroken(f"the machine answered {given} of the {expected} commands from number {replies.first} on")
-        self._pop().answer(replies.replies)
+        self._pop().answer(replies.replies, index)
         self._used_ms = now_ms
         self._pause_ms = self._settings.retry_ms
 
@@ -415,4 +416,4 @@ class OwnWrites:
             if replies is None or len(replies) != sealed.group.count:
                 sealed.answer_all(LOST)
             else:
-                sealed.answer(replies)
+                sealed.answer(replies, machine.applied_index)

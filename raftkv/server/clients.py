@@ -23,6 +23,7 @@ import structlog
 
 from raftkv.codec.resp import BEFORE_AUTHENTICATION, RequestLimits, RequestParser, encode_replies, encode_reply
 from raftkv.kv.replies import Failure, Reply
+from raftkv.router.ports import SocketFacts
 from raftkv.server.settings import Address, Limits
 from raftkv.server.sockets import keep_alive
 
@@ -52,6 +53,9 @@ AUTHENTICATION_SECONDS = 10
 
 KEEP_ALIVE_SECONDS = 300
 """Silence after which TCP asks whether a client's machine is still there."""
+
+BACKLOG = 1024
+"""Connections that the system holds until they are accepted."""
 
 _SWEEP_SECONDS = 1.0
 
@@ -89,6 +93,7 @@ class _Client(asyncio.Protocol):
         self.arriving_bytes = 0
         self.authenticated = not server.requires_authentication
         self.opened = 0.0
+        self.heard_ms = 0
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # set by connection_made, before any other call
         self._server = server
         self._parser = RequestParser(server.request_limits if self.authenticated else BEFORE_AUTHENTICATION)
@@ -143,7 +148,8 @@ class _Client(asyncio.Protocol):
             self.in_flight += len(requests)
             self.in_flight_bytes += size
             self._chunks.append([len(requests), size])
-            server.sink.submit(self.id, requests, server.now_ms())
+            self.heard_ms = server.now_ms()
+            server.sink.submit(self.id, requests, self.heard_ms)
             server.arrived()
         if arriving != self.arriving_bytes:
             server.arriving(self, arriving)
@@ -240,6 +246,20 @@ class _Client(asyncio.Protocol):
         self._server.events.info(event, client=self._server.address_of(self), unsent_bytes=unsent)
         self.transport.abort()
 
+    def facts(self) -> SocketFacts:
+        """What CLIENT LIST tells."""
+        transport = self.transport
+        descriptor = transport.get_extra_info("socket")
+        idle_ms = self._server.now_ms() - self.heard_ms
+        return SocketFacts(
+            local_address=_text(transport.get_extra_info("sockname")),
+            descriptor=-1 if descriptor is None else descriptor.fileno(),
+            age_seconds=int(self._server.time() - self.opened),
+            idle_seconds=idle_ms // 1000,
+            arriving_bytes=self.arriving_bytes,
+            unsent_bytes=self.output_bytes + transport.get_write_buffer_size(),
+        )
+
     def sweep(self, now: float) -> None:
         """Some time has passed: end what has lasted too long."""
         if not self.authenticated and now - self.opened > AUTHENTICATION_SECONDS:
@@ -312,7 +332,7 @@ class ClientServer:
         if self.sink is None:
             raise RuntimeError("ClientServer.sink must be set before listen()")
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Client(self), address.host, address.port, backlog=1024)
+        self._server = await loop.create_server(lambda: _Client(self), address.host, address.port, backlog=BACKLOG)
         self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep)
         bound = self._server.sockets[0].getsockname()
         return Address(bound[0], bound[1])
@@ -372,6 +392,7 @@ class ClientServer:
     def client_connected(self, client: _Client) -> None:
         self._all.add(client)
         client.opened = self.time()
+        client.heard_ms = self.now_ms()
         if len(self._clients) >= self._max_connections:
             self.connections_rejected += 1
             client.transport.write(encode_reply(MAX_CLIENTS_REACHED, 2))
@@ -424,10 +445,12 @@ class ClientServer:
 
     def address_of(self, client: _Client) -> str:
         """Where `client` comes from, as text."""
-        address = client.transport.get_extra_info("peername")
-        if isinstance(address, tuple):
-            return str(Address(address[0], address[1]))
-        return str(address or "unknown")
+        return _text(client.transport.get_extra_info("peername"))
+
+    def facts_of(self, connection_id: int) -> SocketFacts:
+        """What CLIENT LIST tells of a connection."""
+        client = self._clients.get(connection_id)
+        return SocketFacts() if client is None else client.facts()
 
     def _flush(self) -> None:
         dirty = self._dirty
@@ -440,3 +463,10 @@ class ClientServer:
         for client in tuple(self._all):
             client.sweep(now)
         self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
+
+
+def _text(address: object) -> str:
+    """The address of one end of a connection, as text."""
+    if isinstance(address, tuple):
+        return str(Address(address[0], address[1]))
+    return str(address or "unknown")

@@ -299,6 +299,7 @@ class Node:
             self.wake,
             self._reporter.facts,
             _Operations(self),
+            self._clients.facts_of,
         )
         self._replica.attach(self._router)
         tuning = settings.tuning

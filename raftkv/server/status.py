@@ -23,7 +23,7 @@ from raftkv.raft.types import Index, NodeId
 from raftkv.replica import Replica
 from raftkv.router.info import Counts
 from raftkv.router.ports import NodeFacts, PeerFacts
-from raftkv.server.clients import ClientServer
+from raftkv.server.clients import BACKLOG, KEEP_ALIVE_SECONDS, ClientServer
 from raftkv.server.peers import PeerNetwork
 from raftkv.server.settings import NodeSettings
 from raftkv.storage.identity import Identity
@@ -162,6 +162,7 @@ class Reporter:
     def facts(self) -> NodeFacts:
         """What INFO and ROLE tell."""
         usage = _usage()
+        settings = self._settings
         return NodeFacts(
             raftkv_version=__version__,
             cluster_name=self._identity.cluster_name,
@@ -170,10 +171,20 @@ class Reporter:
             os=f"{platform.system()} {platform.release()} {platform.machine()}",
             executable=sys.executable,
             process_id=os.getpid(),
-            tcp_port=self._settings.client.port,
+            client_host=settings.client_address.host,
+            client_port=settings.client_address.port,
+            peer_port=settings.peer_address.port,
+            bound=settings.client.host,
+            tcp_port=settings.client.port,
+            tcp_backlog=BACKLOG,
+            keep_alive_seconds=KEEP_ALIVE_SECONDS,
+            max_bulk_bytes=self._clients.request_limits.max_bulk_bytes,
+            max_request_bytes=settings.limits.max_request_bytes,
+            data_dir=str(settings.data_dir),
+            log_level=settings.log_level,
             uptime_seconds=int(time.monotonic() - self._started),
             wall_us=time.time_ns() // 1000,
-            max_clients=self._settings.limits.max_connections,
+            max_clients=settings.limits.max_connections,
             connections_received=self._clients.connections_received,
             connections_rejected=self._clients.connections_rejected,
             memory_bytes=_resident_bytes(),
@@ -190,12 +201,14 @@ class Reporter:
         health = self._heard.get(peer)
         address = hello.client_address if hello is not None else health.client_address if health is not None else ""
         host, _, port = address.rpartition(":")
+        peer_port = (hello.peer_address if hello is not None else health.peer_address if health is not None else "").rpartition(":")[2]
         progress = self._replica.raft.progress().get(peer)
         offset = progress.match if progress is not None else health.last if health is not None else 0
         return PeerFacts(
             node=peer,
             client_host=host.strip("[]"),
             client_port=int(port) if port.isdecimal() else 0,
+            peer_port=int(peer_port) if peer_port.isdecimal() else 0,
             connected=hello is not None,
             offset=offset,
         )

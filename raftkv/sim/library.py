@@ -20,7 +20,7 @@ from raftkv.client.replies import Answer, as_integer, as_string_or_none
 from raftkv.client.url import Address, Settings
 from raftkv.codec.resp import RequestLimits, RequestParser
 from raftkv.errors import RaftkvError, Refused, ReplyError
-from raftkv.kv.replies import Failure, NoArray, Pairs, Pushes, Reply, SetReply, Simple
+from raftkv.kv.replies import Failure, Muted, NoArray, Pairs, Pushes, Reply, SetReply, Simple, Verbatim
 from raftkv.sim.clock import Schedule, Timer
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Trace, Violation
@@ -238,6 +238,6 @@ def answer_of(reply: Reply) -> Answer:
         return [[answer_of(half) for half in pair] for pair in reply.pairs]
     if isinstance(reply, dict):
         return {answer_of(key): answer_of(value) for key, value in reply.items()}
-    if isinstance(reply, Pushes):
-        raise TypeError("this client subscribes to nothing")
+    if isinstance(reply, (Pushes, Verbatim, Muted)):
+        raise TypeError("this client asks for no such thing")
     return None if isinstance(reply, NoArray) else reply

@@ -14,15 +14,15 @@ from raftkv.kv.replies import NO_ARRAY, OK, Failure, Reply, Simple
 
 
 class RedisServer:
-    """One server and one connection to it."""
+    """One server, with `options` besides, and one connection to it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         program = shutil.which("redis-server")
         if program is None:
             raise FileNotFoundError("redis-server is not installed")
         self.path = path = directory / "socket"
-        options = f"--port 0 --unixsocket {path} --databases 1 --appendonly no --dir {directory} --save".split()
-        self._process = subprocess.Popen([program, *options, ""], stdout=subprocess.PIPE)
+        fixed = f"--port 0 --unixsocket {path} --databases 1 --appendonly no --dir {directory} --save".split()
+        self._process = subprocess.Popen([program, *fixed, "", *options], stdout=subprocess.PIPE)
         # The server says when it accepts connections; until then there is nothing to connect to.
         for line in self._process.stdout or ():
             if b"ready to accept connections at" in line or b"The server is now ready" in line:

@@ -15,7 +15,8 @@ import hiredis
 import pytest
 
 from raftkv.codec.resp import encode_reply
-from raftkv.router.catalogue import describe_commands
+from raftkv.kv.commands import SPECS
+from raftkv.router.catalogue import describe
 from tests.kv.driver import Driver
 from tests.kv.redis_server import RedisServer
 
@@ -294,7 +295,7 @@ def test_the_table_says_what_redis_says(server: RedisServer, name: str) -> None:
     """Arity, flags, keys, categories and tips."""
     server.wire([b"hello", b"2"])
     expected = parsed(server.wire([b"command", b"info", name.encode()]))
-    got = parsed(encode_reply(describe_commands([b"info", name.encode()]), 2))
+    got = parsed(encode_reply([describe(SPECS[name])], 2))
     assert isinstance(expected, list)
     assert isinstance(got, list)
     for reply in (expected, got):

@@ -269,7 +269,7 @@ def answers_leave_before_the_entry_is_applied(patch: pytest.MonkeyPatch) -> None
     def hasty(writes: OwnWrites, sealed: Sealed, now_ms: int) -> None:
         transmitted(writes, sealed, now_ms)
         replies: list[Reply] = [OK] * sealed.group.count
-        sealed.answer(replies)
+        sealed.answer(replies, 0)
 
     patch.setattr(OwnWrites, "transmitted", hasty)
 

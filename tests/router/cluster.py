@@ -141,6 +141,11 @@ class Node:
         """What the machine has applied."""
         return self.machine.applied_index
 
+    @property
+    def copies(self) -> list[int]:
+        """What the other nodes have: nobody asks."""
+        return []
+
     def propose(self, payload: bytes) -> EntryId:
         """Append to the log, if this node really leads; else to nothing."""
         if self.role is not Role.LEADER:

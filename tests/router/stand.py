@@ -14,7 +14,7 @@ from raftkv.kv.machine import KvMachine
 from raftkv.kv.replies import Reply
 from raftkv.raft.ready import Role, RoleChange
 from raftkv.raft.types import EntryId
-from raftkv.router import NodeFacts, Router, RouterSettings
+from raftkv.router import NodeFacts, Router, RouterSettings, SocketFacts
 from tests.router.rows import MemoryRows
 
 WALL_MS = 1_700_000_000_000
@@ -30,6 +30,7 @@ class FakeReplica:
         self.leader: str | None = None
         self.term = 0
         self.majority = 2
+        self.copies: list[int] = []
         self.ready_to_serve = True
         self.appending = False
         self.slow_disk = False
@@ -80,6 +81,7 @@ class Stand:
         self.broken: set[int] = set()
         self.wakes = 0
         self.facts = NodeFacts()
+        self.sockets: dict[int, SocketFacts] = {}
         self._sessions = (bytes([number]) * 16 for number in itertools.count(2))
         clock = LogClock("n1")
         for node in ("n1", "n2", "n3"):
@@ -95,6 +97,7 @@ class Stand:
             lambda: next(self._sessions),
             self._wake,
             lambda: self.facts,
+            sockets=lambda number: self.sockets.get(number, SocketFacts()),
         )
         self.router.open(1, "127.0.0.1:50001")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from raftkv.codec.resp import encode_replies
 from raftkv.errors import InvalidRequest, Unavailable
 from raftkv.kv.commands import SPECS, Kind
-from raftkv.kv.replies import OK, Failure, Reply, Simple
+from raftkv.kv.replies import OK, Failure, Reply, Simple, Verbatim
 from raftkv.raft.ready import Role
 from raftkv.router import NodeFacts, PeerFacts
 from raftkv.router.info import human
@@ -98,7 +101,7 @@ EXCHANGES: list[tuple[list[bytes], Reply]] = [
     ([b"COMMAND", b"LIST", b"FILTERBY", b"PATTERN", b"read*"], [b"readonly", b"readwrite"]),
     ([b"COMMAND", b"LIST", b"FILTERBY", b"ACLCAT", b"nosuch"], []),
     ([b"COMMAND", b"DOCS", b"nosuch"], {}),
-    ([b"INFO", b"nosuch"], b""),
+    ([b"INFO", b"nosuch"], Verbatim(b"")),
 ]
 
 
@@ -111,10 +114,12 @@ def test_replies_are_redis_own(request_: list[bytes], reply: Reply) -> None:
 
 
 def test_every_command_of_a_connection_is_attended_to() -> None:
-    """The table of commands names none that the desk does not know, and the other way round."""
+    """The table of commands names none that the desk does not know, and the other way round; so it is with what is in containers."""
     stand = Stand()
-    known = stand.router._desk.names | stand.router._channels.names | NAMES
-    assert known == {name for name, spec in SPECS.items() if spec.kind is Kind.CONNECTION}
+    named = {name: spec for name, spec in SPECS.items() if spec.kind is Kind.CONNECTION}
+    assert stand.router._desk.names | stand.router._channels.names | NAMES == set(named)
+    inside = {f"{name}|{one.name}" for name, spec in named.items() for one in spec.subcommands if one.name != "help"}
+    assert {name for name in stand.router._desk.full_names if "|" in name} == inside
 
 
 def test_the_name_of_a_connection() -> None:
@@ -144,7 +149,9 @@ def test_command_shows_the_table() -> None:
     everything, some, names = stand.do("COMMAND", "COMMAND INFO get nosuch set", "COMMAND LIST")
     assert isinstance(everything, list)
     assert isinstance(some, list)
-    assert names == [name.encode() for name in SPECS]
+    assert isinstance(names, list)
+    assert [name for name in names if isinstance(name, bytes) and b"|" not in name] == [name.encode() for name in SPECS]
+    assert b"client|id" in names
     assert len(everything) == len(SPECS)
     get = [b"get", 2, [Simple("readonly"), Simple("fast")], 1, 1, 1]
     assert isinstance(some[0], list)
@@ -152,6 +159,53 @@ def test_command_shows_the_table() -> None:
     assert some[0][6] == [Simple("@string"), Simple("@read"), Simple("@fast")]
     assert some[1] is None
     assert some[0] in everything
+
+
+def test_containers_have_help() -> None:
+    """HELP of every container lists what is in it, from the table, also where the state machine executes the rest."""
+    stand = Stand()
+    stand.lead()
+    for name, spec in SPECS.items():
+        if spec.subcommands:
+            (lines,) = stand.do(f"{name} help")
+            assert isinstance(lines, list)
+            assert Simple(f"{name.upper()} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:") == lines[0]
+            assert {Simple(one.usage) for one in spec.subcommands} < set(lines)
+
+
+def test_what_was_counted_is_counted_anew() -> None:
+    """After CONFIG RESETSTAT, INFO tells of errors, commands and connections since then; the router itself forgets nothing."""
+    stand = Stand()
+    stand.facts = NodeFacts(connections_received=7, connections_rejected=1)
+    stand.lead()
+    stand.do("NOSUCH", "GET", "CLIENT NO-EVICT maybe")
+    before = info(stand)
+    assert (before["errorstat_ERR"], before["total_error_replies"]) == ("count=3", "3")
+    assert stand.do("CONFIG RESETSTAT") == [OK]
+    after = info(stand)
+    assert "errorstat_ERR" not in after
+    assert [after[name] for name in ("total_error_replies", "total_connections_received", "rejected_connections")] == ["0", "0", "0"]
+    assert int(after["total_commands_processed"]) < int(before["total_commands_processed"])
+    assert stand.router.commands_processed > 4
+
+
+def test_a_connection_is_reset() -> None:
+    """RESET gives the connection the protocol, the name, the reads and the replies that it began with; what was asked before is answered
+    as it was asked."""
+    stand = Stand()
+    stand.lead()
+    replies = stand.do("HELLO 3 SETNAME me", "READONLY", "INFO nosuch", "RESET", "CLIENT GETNAME")
+    assert replies[3:] == [Simple("RESET"), None]
+    assert [(len(given), protocol) for _, given, protocol, _ in stand.deliveries] == [(3, 3), (2, 2)]
+    assert not stand.router._connections[1].readonly
+
+
+def test_time_is_that_of_the_node() -> None:
+    """TIME tells the wall clock that the server reads, in seconds and microseconds."""
+    stand = Stand()
+    stand.facts = NodeFacts(wall_us=1_700_000_000_000_042)
+    stand.lead()
+    assert stand.do("TIME") == [[b"1700000000", b"42"]]
 
 
 def test_command_docs_tell_the_summary() -> None:
@@ -210,7 +264,6 @@ FACTS = NodeFacts(
     tcp_port=7001,
     uptime_seconds=90_000,
     memory_bytes=3 << 20,
-    keys=5,
     peers=(
         PeerFacts(node="n2", client_host="127.0.0.1", client_port=7002, connected=True, offset=7),
         PeerFacts(node="n3", client_host="127.0.0.1", client_port=7003, connected=False, offset=3),
@@ -220,9 +273,14 @@ FACTS = NodeFacts(
 
 def info(stand: Stand, *sections: str) -> dict[str, str]:
     """The fields of INFO."""
-    (text,) = stand.do(" ".join(["INFO", *sections]))
-    assert isinstance(text, bytes)
-    return dict(line.split(":", 1) for line in text.decode().split("\r\n") if ":" in line)
+    return dict(line.split(":", 1) for line in info_text(stand, *sections).split("\r\n") if ":" in line)
+
+
+def info_text(stand: Stand, *sections: str) -> str:
+    """The reply to INFO."""
+    (reply,) = stand.do(" ".join(["INFO", *sections]))
+    assert isinstance(reply, Verbatim)
+    return reply.text.decode()
 
 
 def test_info_of_a_leader() -> None:
@@ -237,7 +295,8 @@ def test_info_of_a_leader() -> None:
     assert fields["connected_slaves"] == "1"
     assert fields["slave0"] == "ip=127.0.0.1,port=7002,state=online,offset=7,lag=0"
     assert fields["used_memory_human"] == "3.00M"
-    assert fields["db0"] == "keys=5,expires=0,avg_ttl=0"
+    assert fields["cluster_enabled"] == "1"
+    assert "db0" not in fields  # nobody knows how many keys there are
     assert fields["uptime_in_days"] == "1"
     assert (fields["raft_term"], fields["raft_leader"], fields["raft_role"]) == ("3", "n1", "leader")
     assert stand.do("ROLE") == [[b"master", 0, [[b"127.0.0.1", b"7002", b"7"]]]]
@@ -269,9 +328,7 @@ def test_info_has_redis_sections_in_redis_order() -> None:
     """Tools that look for a section of Redis find it; ours comes last."""
     stand = Stand()
     stand.lead()
-    (text,) = stand.do("INFO everything")
-    assert isinstance(text, bytes)
-    titles = [line[2:] for line in text.decode().split("\r\n") if line.startswith("# ")]
+    titles = [line[2:] for line in info_text(stand, "everything").split("\r\n") if line.startswith("# ")]
     assert titles == [
         "Server",
         "Clients",
@@ -281,6 +338,7 @@ def test_info_has_redis_sections_in_redis_order() -> None:
         "Replication",
         "CPU",
         "Modules",
+        "Commandstats",
         "Errorstats",
         "Cluster",
         "Keyspace",
@@ -292,3 +350,35 @@ def test_info_has_redis_sections_in_redis_order() -> None:
 def test_sizes_are_written_as_redis_writes_them(size: int, text: str) -> None:
     """Two decimals and one letter."""
     assert human(size) == text
+
+
+WORDS = [
+    *b"0 -1 1 99999999999999999999 x * [ on off id type normal help get set list info default nan inf filterby pattern samples".split(),
+    *b"sleep 127.0.0.1:1 user addr reply skip".split(), b"", b"\xff", b"\r\n", b"k|\xff", b"a" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_request_breaks_the_desk(seed: int) -> None:
+    """Whatever a client says after the name of a command, he is answered once, or waits; the node goes on."""
+    rng = random.Random(seed)
+    names = [
+        [name.encode(), *inside]
+        for name, spec in SPECS.items()
+        if spec.kind is Kind.CONNECTION or spec.subcommands
+        for inside in ([], *([one.name.encode()] for one in spec.subcommands))
+    ]
+    stand = Stand()
+    stand.facts = FACTS
+    stand.lead()
+    for number in range(2, 1500):
+        stand.router.open(number, "127.0.0.1:1")
+        asked = [rng.choice(names) + rng.choices(WORDS, k=rng.randrange(4)) for _ in range(4)]
+        stand.do(*asked, connection=number)
+        stand.commit()
+        stand.confirm()
+        encode_replies(stand.answers(number), 2 + number % 2)
+        client = stand.router._connections.get(number)
+        answered = len(stand.answers(number))
+        assert answered == 4 or client is None or client.closed or (answered < 4 and stand.router._postponed.holds(number)), asked
+    assert stand.router.last_reply_error is None

@@ -69,7 +69,7 @@ def call_what_left_definite(monkeypatch: pytest.MonkeyPatch) -> None:
     def faulty(self: Sealed, now_ms: int) -> None:
         for run in self.runs:
             if run.deadline_ms <= now_ms:
-                run.answer([Failure("CLUSTERDOWN", "it did not happen")] * run.count)
+                run.answer([Failure("CLUSTERDOWN", "it did not happen")] * run.count, 0)
 
     monkeypatch.setattr(Sealed, "expire", faulty)
 
@@ -82,7 +82,7 @@ def send_what_was_called_definite(monkeypatch: pytest.MonkeyPatch) -> None:
             sealed.expire(now_ms)
         for run in self._runs:
             if run.deadline_ms <= now_ms:
-                run.answer([unsent] * run.count)
+                run.answer([unsent] * run.count, 0)
 
     monkeypatch.setattr(OwnWrites, "expire", faulty)
 
@@ -96,7 +96,7 @@ def give_back_numbers_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
             sealed = self._window.pop()
             self._next_sequence = sealed.group.first
             for run in reversed(sealed.runs):
-                run.answer([Failure("CLUSTERDOWN", "it did not happen")] * run.count)
+                run.answer([Failure("CLUSTERDOWN", "it did not happen")] * run.count, 0)
 
     monkeypatch.setattr(OwnWrites, "put_back", faulty)
 
@@ -117,10 +117,10 @@ def answer_the_wrong_group(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replies to a repeated group are taken for those to the lowest one in flight."""
     answered = OwnWrites.answered
 
-    def faulty(self: OwnWrites, replies: GroupReplies, now_ms: int) -> None:
+    def faulty(self: OwnWrites, replies: GroupReplies, index: int, now_ms: int) -> None:
         if self._window and replies.problem is None and len(replies.replies) == self._window[0].group.count:
             replies = GroupReplies(replies.session, self._window[0].group.first, replies.replies)
-        answered(self, replies, now_ms)
+        answered(self, replies, index, now_ms)
 
     monkeypatch.setattr(OwnWrites, "answered", faulty)
 
@@ -279,10 +279,10 @@ def wake_one_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has taken an element does not wake the next one, for whom there may be another."""
     ended = Line.attempt_ended
 
-    def faulty(self: Line, waiter: Waiter, reply: Reply) -> None:
+    def faulty(self: Line, waiter: Waiter, reply: Reply, index: int) -> None:
         with monkeypatch.context() as patch:
             wake_nobody(patch)
-            ended(self, waiter, reply)
+            ended(self, waiter, reply, index)
 
     monkeypatch.setattr(Line, "attempt_ended", faulty)
 
