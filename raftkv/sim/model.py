@@ -18,16 +18,18 @@ from raftkv.kv.command import Write
 from raftkv.kv.commands import decode_writes
 from raftkv.kv.counter_commands import IncrementBy
 from raftkv.kv.expiry_commands import Expire
+from raftkv.kv.hash_commands import SetFields
 from raftkv.kv.key_commands import Delete
 from raftkv.kv.replies import OK, Reply
 from raftkv.kv.sessions import LIMITS
 from raftkv.kv.string_commands import Set, SetWith
+from raftkv.sim.elements import WRITES, Content, elements_of
 from raftkv.sim.trace import Violation
 
 TAG = b"tag:"
 """What the second key of a DEL begins with."""
 
-Version = tuple[int, bytes | None]
+Version = tuple[int, Content | None]
 """An index, and the value of a key from then on."""
 
 
@@ -62,21 +64,23 @@ class Model:
 
     # Questions.
 
-    def value(self, key: bytes) -> bytes | None:
+    def value(self, key: bytes) -> Content | None:
         """The value of `key` now."""
         versions = self.versions.get(key)
         return versions[-1][1] if versions else None
 
-    def first_index_with(self, key: bytes, value: bytes | None, low: int, high: int) -> int | None:
-        """The first index from `low` to `high` after which `key` had `value`; None when there is none."""
+    def first_index_with(
+        self, key: bytes, value: object, low: int, high: int, view: Callable[[Content | None], object] = lambda content: content
+    ) -> int | None:
+        """The first index from `low` to `high` after which the `view` of `key` was `value`; None when there is none."""
         versions = self.versions.get(key, [])
         at = bisect_right(versions, low, key=lambda version: version[0]) - 1
-        if (versions[at][1] if at >= 0 else None) == value:
+        if view(versions[at][1] if at >= 0 else None) == value:
             return low
         for index, later in versions[at + 1 :]:
             if index > high:
                 return None
-            if later == value:
+            if view(later) == value:
                 return index
         return None
 
@@ -141,7 +145,7 @@ class Model:
                 self._took_effect(value, OK)
             case IncrementBy(key=key, amount=amount):
                 before = self.value(key) or b"0"
-                if not before.isdigit():
+                if not isinstance(before, bytes) or not before.isdigit():
                     return False
                 number = int(before) + amount
                 self._put(key, b"%d" % number, self._due.get(key, 0))
@@ -157,6 +161,12 @@ class Model:
                 present = self.value(key)
                 if present is not None:
                     self._put(key, present if ttl_ms > 0 else None, self.clock_ms + ttl_ms)
+            case _ if type(write) in WRITES:
+                key = write.key  # type: ignore[attr-defined]
+                elements, reply, tag = WRITES[type(write)](elements_of(self.value(key)), write)
+                if reply or type(write) is SetFields:
+                    self._put(key, elements or None, self._due.get(key, 0))
+                self._took_effect(tag, reply)
             case _:
                 raise Violation("log content", f"entry {self.index} holds {write}, which no client asked for")
         return True
@@ -168,7 +178,7 @@ class Model:
             raise Violation("definite refusal", f"{tag!r} took effect at {self.index}; its client was told that it did not happen")
         self.effects[tag] = (self.index, reply)
 
-    def _put(self, key: bytes, value: bytes | None, due_ms: int = 0) -> None:
+    def _put(self, key: bytes, value: Content | None, due_ms: int = 0) -> None:
         versions = self.versions.setdefault(key, [])
         if versions and versions[-1][0] == self.index:
             versions[-1] = (self.index, value)

@@ -111,7 +111,10 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         clock_rates=tuple(1.0 + rng.choice((0.0, 0.0, rng.uniform(-0.05, 0.05))) for _ in range(count)),
         wall_offsets_ms=_draw_offsets(rng, count),
     )
-    return drawn if rng.random() < UNAIMED else aim(drawn, _AIMS[seed % len(_AIMS)], rng)
+    drawn = drawn if rng.random() < UNAIMED else aim(drawn, _AIMS[seed % len(_AIMS)], rng)
+    # Drawn apart, so that seeds without hashes and sets are what they were before there were any.
+    elements = random.Random(f"elements of {seed}").choice((0.0, 0.0, 0.3, 1.0))
+    return replace(drawn, load=replace(drawn.load, elements=elements))
 
 
 def aim(swarm: Swarm, point: Point, rng: random.Random) -> Swarm:

@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from raftkv.kv.replies import Failure, Reply, Simple
 from raftkv.sim.clock import Schedule
+from raftkv.sim.elements import READS, draw, elements_of, normal
 from raftkv.sim.model import TAG
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Trace, Violation
@@ -54,6 +55,8 @@ class Load(Struct, frozen=True, kw_only=True):
     ttl_ms: tuple[int, int] = (20, 1_500)
     failing: float = 0.0
     """The share of further commands that fail when they are applied, most of the time: they count with a key that holds a text."""
+    elements: float = 0.0
+    """The share of pipelines that are followed by commands on hashes and sets."""
 
 
 class Request:
@@ -154,6 +157,8 @@ class Workload:
             if node is None or client.node is not node or len(client.waiting) > 3 * self.load.pipeline:
                 return
             requests = [self._request(client) for _ in range(rng.randint(1, self.load.pipeline))]
+            if self.load.elements and rng.random() < self.load.elements:
+                requests += [self._about_elements(client) for _ in range(rng.randint(1, 3))]
             client.waiting += requests
             node.submit(client.connection, [request.arguments for request in requests])
 
@@ -223,6 +228,12 @@ class Workload:
             return Request("setpx", [b"SET", key, value, b"PX", b"%d" % rng.randint(*load.ttl_ms)], key, value, self.floor)
         return Request("set", [b"SET", key, value], key, value, self.floor)
 
+    def _about_elements(self, client: Client) -> Request:
+        self._tags += 1
+        tag = b"%s%d:" % (TAG, self._tags)
+        kind, arguments = draw(client.rng, tag, self.load.ttl_ms)
+        return Request(kind, arguments, arguments[1], tag if arguments[-1] == tag else b"", self.floor)
+
     # Replies.
 
     def node_died(self, node: SimNode) -> None:
@@ -253,7 +264,7 @@ class Workload:
         self.outcomes["acknowledged"] += 1
         about = f"{node.name} answers {client.name}'s {request.arguments[:3]} with {reply!r}"
         match request.kind:
-            case "get":
+            case kind if kind == "get" or kind in READS:
                 self._read(client, request, reply, about)
             case "incr":
                 index = self._model.counted.get((request.key, reply)) if isinstance(reply, int) else None
@@ -283,8 +294,15 @@ class Workload:
     def _read(self, client: Client, request: Request, reply: Reply, about: str) -> None:
         low = client.seen if client.readonly else max(client.seen, request.floor)
         high = self._model.index
-        value = reply if isinstance(reply, bytes) or reply is None else b""
-        index = self._model.first_index_with(request.key, value, low, high)
+        expected = READS.get(request.kind)
+        if expected is None:
+            value = reply if isinstance(reply, bytes) or reply is None else b""
+            index = self._model.first_index_with(request.key, value, low, high)
+        else:
+            elements = expected
+            index = self._model.first_index_with(
+                request.key, normal(reply), low, high, lambda content: elements(elements_of(content), request.arguments)
+            )
         if index is None:
             raise Violation(
                 "linearizable reads",
@@ -327,7 +345,8 @@ class Workload:
     def check(self) -> None:
         """Compare the counters with what the clients were told."""
         for counter, (acknowledged, possible) in sorted(self._counted.items()):
-            value = int(self._model.value(counter) or 0)
+            count = self._model.value(counter)
+            value = int(count) if isinstance(count, bytes) else 0
             if not acknowledged <= value <= possible:
                 raise Violation("counters", f"{counter!r} is {value}; {acknowledged} were acknowledged and {possible} may have happened")
 
