@@ -107,6 +107,10 @@ RULES: dict[str, str] = {
     "92": "after a storm there is a leader",
     "93": "a jump of the log's clock makes no session old",
     "94": "what a replica might not be able to read does not enter the log",
+    # Collections
+    "hashes and sets 1": "nothing is left in the store of a hash or a set that is gone",
+    "hashes and sets 2": "a hash or a set has as many elements as it says",
+    "hashes and sets 3": "what is random is drawn once, by the node that takes the request",
     # Storage
     "storage 1": "a crash at any operation loses nothing acknowledged",
     "storage 2": "an unsealed bad last group makes the node suspect",
