@@ -621,7 +621,7 @@ def anybodys_fence_is_believed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(replica.Replica, "receive", believe)
 
 
-@plant("hashes and sets 2", by=Storms(("linearizable reads", "final state")))
+@plant("hashes and sets 2", by=Storms(("reply", "linearizable reads", "final state")))
 def removed_elements_stay(patch: pytest.MonkeyPatch) -> None:
     """HDEL and SREM count what they remove, and leave it there."""
 
