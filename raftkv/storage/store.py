@@ -204,6 +204,11 @@ def _open(path: Path, settings: StoreSettings, *, read_only: bool = False) -> ro
     table.set_bloom_filter(10, False)
     table.set_cache_index_and_filter_blocks(True)
     table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    # In parts, because a part of the cache holds no block that is larger than itself: the whole filter of a file of many short rows would
+    # be read again from the file by every `get`.
+    table.set_index_type(rocksdict.BlockBasedIndexType.two_level_index_search())
+    table.set_partition_filters(True)
+    table.set_pin_top_level_index_and_filter(True)
     table.set_block_size(8 << 10)
     options = rocksdict.Options(raw_mode=True)
     options.create_if_missing(True)
