@@ -33,7 +33,7 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
 
 
 @click.group(invoke_without_command=True)
-@click.option("--seeds", type=click.IntRange(1), metavar="N", help="How many seeds to run.  [default: 20, or 2000 with --suite]")
+@click.option("--seeds", type=click.IntRange(1), metavar="N", help="How many seeds to run.  [default: 20, or 2500 with --suite]")
 @click.option("--first", type=click.IntRange(0), default=1, show_default=True, metavar="S", help="The first of them.")
 @click.option("--seed", type=click.IntRange(0), metavar="S", help="Run this one only.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Processes that run seeds.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raftkv.connecting import connect, connect_async
 from raftkv.errors import (
     Busy,
     Corrupt,
@@ -14,9 +15,11 @@ from raftkv.errors import (
     ProtocolError,
     RaftkvError,
     Refused,
+    ReplyError,
     StorageError,
     Unavailable,
     Uncertain,
+    WatchFailed,
 )
 
 __version__ = "0.1.0"
@@ -33,8 +36,12 @@ __all__ = [
     "ProtocolError",
     "RaftkvError",
     "Refused",
+    "ReplyError",
     "StorageError",
     "Unavailable",
     "Uncertain",
+    "WatchFailed",
     "__version__",
+    "connect",
+    "connect_async",
 ]

@@ -6,9 +6,11 @@
     ├── Refused                 the request surely did not happen; it is safe to try again
     │   ├── NotLeader           this node does not lead; `leader` names who does, if known
     │   ├── Busy                too much is in flight; wait and try again
+    │   ├── WatchFailed         a key that a transaction watched has changed; begin the transaction again
     │   └── Unavailable         no leader, no quorum, or this node cannot serve now
     ├── Uncertain               the request may or may not have happened
     ├── InvalidRequest          the request is wrong and did not happen; trying again will not help
+    │   └── ReplyError          a node answered with an error of the command; `code` is its first word
     ├── InvalidSettings         a setting is out of range or contradicts another
     ├── ProtocolError           bytes from a connection that are not the protocol; the connection is closed
     ├── StorageError            the disk did not do what it must; the node stops
@@ -47,6 +49,10 @@ class Busy(Refused):
     """A bound on what may be in flight is reached, or leadership is being handed over."""
 
 
+class WatchFailed(Refused):
+    """Somebody changed a key that the transaction watched, so nothing of it happened."""
+
+
 class Unavailable(Refused):
     """There is no leader or no quorum, or this node is rebuilding its state."""
 
@@ -59,6 +65,15 @@ class Uncertain(RaftkvError):
 
 class InvalidRequest(RaftkvError):
     """The request can never succeed as it is."""
+
+
+class ReplyError(InvalidRequest):
+    """A node refused the command in words of its own, such as ``WRONGTYPE …``. `code` is the first of them."""
+
+    @property
+    def code(self) -> str:
+        """The first word of the reply."""
+        return str(self).partition(" ")[0]
 
 
 class InvalidSettings(RaftkvError, ValueError):

@@ -57,8 +57,8 @@ class Listener(Protocol):
     def role_changed(self, change: RoleChange, now_ms: int) -> None:
         """The node's role, term or leader has changed."""
 
-    def applied(self, index: Index, groups: list[GroupReplies], now_ms: int) -> None:
-        """The entry at `index` has been applied and answered `groups`."""
+    def applied(self, index: Index, groups: list[GroupReplies], now_ms: int, pushed: Sequence[bytes] = ()) -> None:
+        """The entry at `index` has been applied and answered `groups`; the keys `pushed` may have elements now that somebody waits for."""
 
     def read_point(self, context: int, index: Index) -> None:
         """The read `context` is linearizable once `index` is applied."""

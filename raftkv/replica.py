@@ -33,7 +33,7 @@ from raftkv.divergence import DivergenceWatch
 from raftkv.errors import Busy, DiskFull, InvalidRequest, InvariantBroken, Unavailable
 from raftkv.kv.command import Command
 from raftkv.kv.digest import Pair
-from raftkv.kv.machine import GroupReplies, KvMachine
+from raftkv.kv.machine import Applied, KvMachine
 from raftkv.kv.replies import Failure, Reply
 from raftkv.kv.store import Store
 from raftkv.ports import Listener, LogPort, Shell
@@ -234,7 +234,8 @@ class Replica:
         """Hand over the leadership, which this node must have.
 
         Args:
-            to: a voter; None for the best one: a peer that is connected, has its state and room for writes, and has most of the log.
+            to: a voter; None for the best one: a peer that is connected and has its state, if possible with room for writes, and has
+                most of the log.
 
         Returns:
             Who has been chosen. Whether it takes over shows later: `raft.transfer_leadership`.
@@ -244,8 +245,8 @@ class Replica:
         """
         if to is None:
             progress = self.raft.progress().items()
-            able, voting = self._space.able, self.raft.view.voting
-            voters = [(peer in able, view.match, peer) for peer, view in progress if peer in voting and view.counts]
+            fitness, voting = self._space.fitness, self.raft.view.voting
+            voters = [(fitness(peer), view.match, peer) for peer, view in progress if peer in voting and view.counts]
             if not voters:
                 raise InvalidRequest("there is no other voter to hand the leadership to")
             to = max(voters)[2]
@@ -447,11 +448,11 @@ class Replica:
             return
         try:
             while self._to_apply and self._apply_room > 0:
-                groups = apply_entry(self.machine, self._to_apply[0], self.events)
+                applied = apply_entry(self.machine, self._to_apply[0], self.events)
                 entry = self._to_apply.popleft()
                 self._apply_room -= len(entry.payload) + APPLY_OVERHEAD_BYTES
                 self._told_index = max(self._told_index, entry.index)
-                self._tell.applied(entry.index, groups, now_ms)
+                self._tell.applied(entry.index, applied.groups, now_ms, applied.pushed)
             if self._to_apply:
                 self._shell.wake()
         except Busy:
@@ -469,7 +470,7 @@ class Replica:
         self._space.look()
         if self._space.store_failed and not self._space.low and not self._reopening and self._installing is None:
             self._reopen()
-        if self.out_of_space is not None:
+        if self._space.gives_way:
             self.raft.give_way(self._space.able)
 
     def _reopen(self) -> None:
@@ -671,7 +672,7 @@ class Replica:
         self._shell.background(lambda: self._state.fence(generation, reason), recorded)
 
 
-def apply_entry(machine: KvMachine, entry: Entry, events: structlog.typing.FilteringBoundLogger) -> list[GroupReplies]:
+def apply_entry(machine: KvMachine, entry: Entry, events: structlog.typing.FilteringBoundLogger) -> Applied:
     """Apply one committed entry to `machine`, whatever its kind.
 
     Raises:
@@ -680,11 +681,11 @@ def apply_entry(machine: KvMachine, entry: Entry, events: structlog.typing.Filte
     """
     if entry.kind is not EntryKind.BATCH:
         machine.apply_empty(entry.index, entry.term, entry.payload if entry.kind is EntryKind.CONFIGURATION else None)
-        return []
+        return Applied([])
     applied = machine.apply(entry.index, entry.term, entry.payload)
     for fault in applied.faults:
         events.error("command_failed", index=entry.index, reason=repr(fault))
-    return applied.groups
+    return applied
 
 
 def _raise_error(result: object) -> None:

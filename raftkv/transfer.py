@@ -192,8 +192,10 @@ class SnapshotSender:
         transfer.checkpoint = checkpoint
         asked = transfer.message
         message = InstallSnapshot(asked.sender, asked.to, asked.term, asked.incarnation, checkpoint.meta)
-        self._events.info("snapshot_offered", to=asked.to, index=checkpoint.meta.index, bytes=sum(f.size for f in checkpoint.files))
-        self._send(asked.to, SnapshotOffer(checkpoint.name, message, tuple(checkpoint.files)))
+        if self._send(asked.to, SnapshotOffer(checkpoint.name, message, tuple(checkpoint.files))):
+            self._events.info("snapshot_offered", to=asked.to, index=checkpoint.meta.index, bytes=sum(f.size for f in checkpoint.files))
+        else:  # it may have asked before the connection to it broke: what it asks when it is back must not find a transfer under way
+            self._end(asked.to, False)
 
     def _serve(self, peer: NodeId, transfer: _Outgoing) -> None:
         checkpoint = transfer.checkpoint

@@ -16,6 +16,7 @@ from raftkv.codec.peer import (
     EntriesWant,
     ForwardReads,
     ForwardWrites,
+    Publish,
     ReadAnswers,
     ReadsRefused,
     Transfer,
@@ -29,7 +30,7 @@ from raftkv.repair import ReadableLog, answer
 from raftkv.replica import Replica
 from raftkv.router.router import Router
 
-_FOR_ROUTER = (ForwardWrites, WritesRefused, ForwardReads, ReadAnswers, ReadsRefused)
+_FOR_ROUTER = (ForwardWrites, WritesRefused, ForwardReads, ReadAnswers, ReadsRefused, Publish)
 
 
 class Turns:

@@ -29,6 +29,9 @@ Digest = Annotated[bytes, Meta(max_length=64)]
 Reason = Annotated[str, Meta(max_length=1000)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 
+MAX_PUBLISHED_BYTES = 64 << 20
+"""The longest name of a channel, and the longest message."""
+
 
 class ForwardWrites(Struct, frozen=True, array_like=True, tag=32):
     """Propose this group of a session of mine. The answer is the entry, when I apply it, or `WritesRefused`."""
@@ -189,6 +192,15 @@ class EntriesFound(Struct, frozen=True, array_like=True, tag=45):
     term: Natural
 
 
+class Publish(Struct, frozen=True, array_like=True, tag=46):
+    """A client of mine published `message` in `channel`: deliver it to the subscribers there. `shard`: to those of the shard channel of
+    that name. There is no answer."""
+
+    channel: Annotated[bytes, Meta(max_length=MAX_PUBLISHED_BYTES)]
+    message: Annotated[bytes, Meta(max_length=MAX_PUBLISHED_BYTES)]
+    shard: bool = False
+
+
 ShellValue = (
     ForwardWrites
     | WritesRefused
@@ -204,6 +216,7 @@ ShellValue = (
     | Transfer
     | EntriesWant
     | EntriesFound
+    | Publish
 )
 
 Value = Message | ShellValue
@@ -212,7 +225,7 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Value] = msgspec.msgpack.Decoder(Value)
 
 # What can be large, or must keep its order with that. An Append without entries must not overtake the appends before it.
-_BULK = (Append, InstallSnapshot, ForwardWrites, ForwardReads, ReadAnswers, SnapshotOffer, SnapshotChunk, EntriesFound)
+_BULK = (Append, InstallSnapshot, ForwardWrites, ForwardReads, ReadAnswers, SnapshotOffer, SnapshotChunk, EntriesFound, Publish)
 
 
 def stream_of(value: Value) -> Stream:

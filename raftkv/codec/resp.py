@@ -22,7 +22,8 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from raftkv.errors import InvalidSettings
-from raftkv.kv.replies import OK, Failure, Pairs, Reply, SetReply, Simple
+from raftkv.kv.replies import OK, Failure, NoArray, Pairs, Pushes, Reply, SetReply, Simple
+from raftkv.kv.scores import spell
 
 ARGUMENT_OVERHEAD_BYTES = 48
 """What an argument is counted as beyond its own bytes, when the size of a request is bounded."""
@@ -426,8 +427,14 @@ def _append(parts: list[bytes], replies: Iterable[Reply], protocol: int) -> None
         elif isinstance(reply, Failure):
             parts.append(b"-%b\r\n" % _line(f"{reply.code} {reply.message}"))
         elif isinstance(reply, float):
-            text = double_text(reply)
+            text = spell(reply)
             parts.append(b"$%d\r\n%b\r\n" % (len(text), text) if protocol == 2 else b",%b\r\n" % text)
+        elif isinstance(reply, NoArray):
+            parts.append(b"*-1\r\n" if protocol == 2 else b"_\r\n")
+        elif isinstance(reply, Pushes):
+            for message in reply.messages:
+                parts.append(b"*%d\r\n" % len(message) if protocol == 2 else b">%d\r\n" % len(message))
+                _append(parts, message, protocol)
         elif isinstance(reply, SetReply):
             parts.append((b"*%d\r\n" if protocol == 2 else b"~%d\r\n") % len(reply.members))
             _append(parts, reply.members, protocol)
@@ -461,34 +468,3 @@ def _line(text: str) -> bytes:
         return text.translate(_LINE_BREAKS).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return text.translate(_LINE_BREAKS).encode("utf-8", "replace")
-
-
-def double_text(value: float) -> bytes:
-    """The shortest decimal that reads back as `value`, written as Redis 7.2 and later write doubles: 3, 0.1, 1e+21, -inf, nan."""
-    if value != value:
-        return b"nan"
-    if value in (float("inf"), float("-inf")):
-        return b"inf" if value > 0 else b"-inf"
-    mantissa, _, exponent_text = repr(abs(value)).partition("e")
-    whole, _, fraction = mantissa.partition(".")
-    exponent = int(exponent_text or 0) - len(fraction)
-    digits = (whole + fraction).lstrip("0")
-    stripped = digits.rstrip("0")
-    exponent += len(digits) - len(stripped)
-    sign = "-" if str(value).startswith("-") else ""
-    if not stripped:
-        return f"{sign}0".encode()
-    return f"{sign}{_place_point(stripped, exponent)}".encode()
-
-
-def _place_point(digits: str, exponent: int) -> str:
-    """`digits` times ten to `exponent`, plain where that is short and else with an exponent."""
-    count = len(digits)
-    scientific = exponent + count - 1
-    if exponent >= 0 and abs(scientific) < count + 7:
-        return digits + "0" * exponent
-    if exponent < 0 and (exponent > -7 or abs(scientific) < 4):
-        point = count + exponent
-        return f"{digits[:point]}.{digits[point:]}" if point > 0 else f"0.{'0' * -point}{digits}"
-    fraction = f".{digits[1:]}" if count > 1 else ""
-    return f"{digits[0]}{fraction}e{'-' if scientific < 0 else '+'}{abs(scientific)}"

@@ -62,6 +62,14 @@ class Read(Command, frozen=True, array_like=True, gc=False):
         """
         raise InvariantBroken(f"{type(self).__name__} has no way to read")
 
+    def apply(self, changes: Changes) -> Reply:
+        """The answer inside of a transaction: from the keys as it has changed them so far.
+
+        Raises:
+            CommandError: the answer is an error.
+        """
+        return self.read(changes)
+
 
 class Write(Command, frozen=True, array_like=True, gc=False):
     """A command that may change the state."""
@@ -90,7 +98,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     """What is known of a command by its name; COMMAND shows it.
 
     `arity` counts the name: n means exactly n arguments, -n means at least n. `first_key`, `last_key` and `step` say which
-    arguments are keys (0 when none are; a negative `last_key` counts from the end). `flags`, `group` and `tips` are Redis's words.
+    arguments are keys (0 when none are; a negative `last_key` counts from the end). `counted_keys`, if not 0, is the argument that says
+    how many keys follow it, besides those. `flags`, `group` and `tips` are Redis's words.
     `random` says that the command needs a random number. `differs` says how it is not like Redis's command of that name, for the table
     of commands in the documents.
     """
@@ -105,9 +114,10 @@ class Spec(Struct, frozen=True, kw_only=True):
     first_key: int = 0
     last_key: int = 0
     step: int = 0
+    counted_keys: int = 0
     tips: tuple[str, ...] = ()
-    random: bool = False
     differs: str = ""
+    random: bool = False
 
 
 NO_KEYS: Final = (0, 0, 0)
@@ -122,6 +132,7 @@ def machine_spec(
     flags: str,
     *,
     keys: tuple[int, int, int] = (1, 1, 1),
+    counted_keys: int = 0,
     tips: tuple[str, ...] = (),
     random: bool = False,
     differs: str = "",
@@ -140,6 +151,7 @@ def machine_spec(
         first_key=keys[0],
         last_key=keys[1],
         step=keys[2],
+        counted_keys=counted_keys,
         tips=tips,
         random=random,
         differs=differs,

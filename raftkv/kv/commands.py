@@ -1,7 +1,7 @@
 """The table of commands, and the way from a request to a command and from commands to bytes.
 
-A family of commands is a module with `SPECS` (what the table says of each name) and `COMMANDS` (the classes with a codec); to add a
-family, name it below. Nothing else in the program lists commands.
+The table is made of the families of commands that read and change keys (`kv.families`), of transactions, and of the commands of
+connections. Nothing else in the program lists commands.
 
 What always holds: a request that parses here has the right number of arguments and no key longer than the limit; errors are Redis's
 own words. Parsing looks at no state.
@@ -9,29 +9,16 @@ own words. Parsing looks at no state.
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable, Sequence
-from typing import Final, NoReturn, TypeVar, cast
+from typing import Final, NoReturn
 
 import msgspec
 
 from raftkv.errors import ProtocolError
-from raftkv.kv import (
-    bit_commands,
-    connection_commands,
-    counter_commands,
-    expiry_commands,
-    hash_commands,
-    key_commands,
-    range_commands,
-    set_algebra,
-    set_commands,
-    space_commands,
-    string_commands,
-)
-from raftkv.kv.arguments import printable
+from raftkv.kv import connection_commands, families, session_commands, transactions
+from raftkv.kv.arguments import parse_integer, printable
 from raftkv.kv.command import MAX_KEY_BYTES, Command, ConnectionCommand, Kind, Read, Spec, Write
+from raftkv.kv.families import decode_members
 from raftkv.kv.nesting import nested_deeper
 from raftkv.kv.replies import CommandError, fail
 
@@ -52,23 +39,18 @@ __all__ = [
     "find_spec",
     "keys_of",
     "may_enter_log",
+    "parse_as",
     "parse_request",
+    "spec_of",
 ]
 
 SPECS: Final[dict[str, Spec]] = {
     spec.name: spec
     for spec in sorted(
         (
-            *string_commands.SPECS,
-            *counter_commands.SPECS,
-            *range_commands.SPECS,
-            *bit_commands.SPECS,
-            *key_commands.SPECS,
-            *expiry_commands.SPECS,
-            *hash_commands.SPECS,
-            *set_commands.SPECS,
-            *set_algebra.SPECS,
-            *space_commands.SPECS,
+            *families.SPECS,
+            *transactions.SPECS,
+            *session_commands.specs(lambda args: parse_request(args), lambda commands: encode_commands(commands)),
             *connection_commands.SPECS,
         ),
         key=lambda spec: spec.name,
@@ -76,41 +58,23 @@ SPECS: Final[dict[str, Spec]] = {
 }
 """Every command by its name, in lower case and in order."""
 
-_CLASSES: Final[tuple[type[Command], ...]] = (
-    *string_commands.COMMANDS,
-    *counter_commands.COMMANDS,
-    *range_commands.COMMANDS,
-    *bit_commands.COMMANDS,
-    *key_commands.COMMANDS,
-    *expiry_commands.COMMANDS,
-    *hash_commands.COMMANDS,
-    *set_commands.COMMANDS,
-    *set_algebra.COMMANDS,
-    *space_commands.COMMANDS,
-)
+_CLASSES: Final[tuple[type[Command], ...]] = (*families.COMMANDS, *transactions.COMMANDS, *session_commands.COMMANDS)
 
 _BY_SPELLING: Final[dict[bytes, Spec]] = {
     spelling: spec for name, spec in SPECS.items() for spelling in (name.encode(), name.upper().encode())
 }
 
-_Command = TypeVar("_Command", bound=Command)
-
 MAX_NESTING: Final = 16
-"""How many levels of arrays encoded writes may have in the log. Those of today have up to four (the list, a command, its pairs, a pair); a
-newer program may have more in fields that this one skips. Any stack allows many times as many."""
+"""How many levels of arrays encoded writes may have in the log. Those of today have up to five (the list, a command, a range in it, its
+span, an end of that); a newer program may have more in fields that this one skips. Any stack allows many times as many."""
 
 _SHOWN_BYTES: Final = 128
 """How much of an unknown command, and of its arguments together, its error shows."""
 
 
-def _list_of(classes: tuple[type[_Command], ...]) -> type[list[_Command]]:
-    """The type of a list of any of `classes`, which msgspec tells apart by their tags and mypy cannot write down."""
-    return cast("type[list[_Command]]", list[functools.reduce(operator.or_, classes)])  # type: ignore[misc]
-
-
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_list_of(_CLASSES))
-_write_decoder = msgspec.msgpack.Decoder(_list_of(tuple(each for each in _CLASSES if issubclass(each, Write))))
+_decoder = families.list_decoder(_CLASSES)
+_write_decoder = families.list_decoder(tuple(each for each in _CLASSES if issubclass(each, Write)))
 
 
 def find_spec(name: bytes) -> Spec | None:
@@ -131,29 +95,52 @@ def parse_request(args: Sequence[bytes], draw: Callable[[], int] = lambda: 0) ->
     Raises:
         CommandError: it is no command; `failure` is what to answer, in Redis's words.
     """
+    return parse_as(spec_of(args), args, draw)
+
+
+def spec_of(args: Sequence[bytes]) -> Spec:
+    """What the table knows of the command that a client asks for.
+
+    Raises:
+        CommandError: there is no such command, or it does not take so many arguments.
+    """
     spec = _BY_SPELLING.get(args[0]) or _BY_SPELLING.get(args[0].lower())
     if spec is None:
         _refuse_unknown(args)
     arity = spec.arity
     if len(args) != arity and (arity > 0 or len(args) < -arity):
         fail(f"wrong number of arguments for '{spec.name}' command")
+    return spec
+
+
+def parse_as(spec: Spec, args: Sequence[bytes], draw: Callable[[], int] = lambda: 0) -> Command:
+    """The command that a client asks for, which is `spec`; `draw` as in `parse_request`.
+
+    Raises:
+        CommandError: there is something wrong with its arguments.
+    """
     first = spec.first_key
-    if first:
-        if first == spec.last_key:
+    if first or spec.counted_keys:
+        if first == spec.last_key and not spec.counted_keys:
             if len(args[first]) > MAX_KEY_BYTES:
                 _refuse_key()
-        elif max(map(len, keys_of(spec, args))) > MAX_KEY_BYTES:
+        elif max(map(len, keys_of(spec, args)), default=0) > MAX_KEY_BYTES:
             _refuse_key()
     command = spec.parse(args)
     return command.with_random(draw()) if spec.random else command
 
 
 def keys_of(spec: Spec, args: Sequence[bytes]) -> Sequence[bytes]:
-    """The arguments of a request that are keys."""
-    if not spec.first_key:
-        return ()
-    last = spec.last_key if spec.last_key >= 0 else len(args) + spec.last_key
-    return args[spec.first_key : last + 1 : spec.step]
+    """The arguments of a request that are keys. None are when their number is wrong."""
+    found: Sequence[bytes] = ()
+    if spec.first_key:
+        last = spec.last_key if spec.last_key >= 0 else len(args) + spec.last_key
+        found = args[spec.first_key : last + 1 : spec.step]
+    if not spec.counted_keys:
+        return found
+    number = parse_integer(args[spec.counted_keys])
+    rest = args[spec.counted_keys + 1 :]
+    return [*found, *rest[:number]] if number is not None and 0 < number <= len(rest) else ()
 
 
 def encode_commands(commands: Sequence[Command]) -> bytes:
@@ -188,17 +175,43 @@ def decode_writes(data: bytes) -> list[Write]:
 
 
 def may_enter_log(data: bytes) -> bool:
-    """Whether writes that another node has encoded are nested as shallowly as every replica can read.
+    """Whether writes that another node has encoded are nested as shallowly as every replica can read, and what is within them as bytes too.
 
     Whatever else is wrong with `data`, all replicas find it alike. What this program would have written itself is known to be shallow,
     and that is told fastest by writing it again.
     """
     try:
-        if _encoder.encode(_write_decoder.decode(data)) == data:
-            return True
+        writes = _write_decoder.decode(data)
+        shallow = _encoder.encode(writes) == data
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass  # looked at below
-    return not nested_deeper(data, MAX_NESTING)
+        writes, shallow = [], False
+    if not shallow and nested_deeper(data, MAX_NESTING):
+        return False
+    return all(_may_hold(write) for write in writes)
+
+
+def _may_hold(write: Write) -> bool:
+    """The same for what a transaction or a command of a session holds."""
+    match write:
+        case transactions.Transaction(commands=data):
+            return _may_be_transaction(data)
+        case session_commands.Once(command=data):
+            if nested_deeper(data, MAX_NESTING):
+                return False
+            try:
+                held = _write_decoder.decode(data) if data else []
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                return True  # which every replica finds alike
+            return all(_may_be_transaction(each.commands) for each in held if isinstance(each, transactions.Transaction))
+    return True
+
+
+def _may_be_transaction(data: bytes) -> bool:
+    """The same for what a transaction is made of, which has to be readable besides."""
+    try:
+        return _encoder.encode(decode_members(data)) == data or not nested_deeper(data, MAX_NESTING)
+    except (ProtocolError, RecursionError):
+        return False
 
 
 def _refuse_key() -> NoReturn:

@@ -25,7 +25,7 @@ def delete_due(changes: Changes, rows: Rows, limit: int = MAX_PER_BATCH) -> None
         value_row = value_key(key)
         row = changes.row(value_row)
         if row is not None and decode_header(row)[1] == due_ms:
-            changes.delete_row(value_row)
+            changes.expire(key, row)
         changes.put_row(name, None)
 
 

@@ -16,15 +16,18 @@ No command touches the rows of keys itself, and nothing here knows a command.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NoReturn, cast
 
 from xxhash import xxh3_64_digest
 
+from raftkv.kv.budget import Budget
 from raftkv.kv.collection import PREFIX_BYTES, Collection, decode_collection, number_of
 from raftkv.kv.replies import fail
 from raftkv.kv.rows import (
+    CLEARED_ROW,
     COLLECTIONS_ROW,
+    DELETIONS,
     ELEMENTS,
     ELEMENTS_END,
     EXPIRIES,
@@ -48,22 +51,23 @@ from raftkv.kv.rows import (
 )
 from raftkv.kv.store import Rows, Writes
 
-_WRONG_TYPE = "Operation against a key holding the wrong kind of value"
+WRONG_TYPE: Final = "Operation against a key holding the wrong kind of value"
 
 ELEMENTS_PER_TURN: Final = 2_000
 """So many elements a read may visit on the event loop."""
 
-ELEMENTS_PER_ENTRY: Final = 200_000
-"""So many elements may the commands of one entry visit: about 0.3 s of work, well below the second after which an election begins."""
+ELEMENTS_PER_ENTRY: Final = 100_000
+"""So many elements may the commands of one entry visit: some tenths of a second of work, and an election begins after a second."""
 
 FEW_ELEMENTS: Final = 64
 """Up to so many elements are deleted one by one, rather than as a range, which each later read has to skip for a while."""
 
-LONG_BYTES: Final = 16 << 10
-"""A value of more bytes is long."""
+_FEW_NAMES: Final = 16
+"""Up to so many names are put among sorted ones one by one."""
 
-MAX_LONG_BYTES: Final = 256 << 20
-"""So many bytes of long values may the commands of one entry write anew, which did not bring them along."""
+
+_CLEARED: Final = (VALUES, ELEMENTS, EXPIRIES)
+"""The rows that go away with all keys."""
 
 
 class TakesLong(Exception):
@@ -107,17 +111,26 @@ class Values:
         if value is None:
             return None
         if value.type != kind:
-            fail(_WRONG_TYPE, "WRONGTYPE")
+            fail(WRONG_TYPE, "WRONGTYPE")
         return decode_collection(key, value)
 
     def revision(self, key: bytes) -> int:
         """A number that is another one after every change of `key`: the entry that wrote its value; or when it has none, one less than
-        zero, that tells when it or another key of its bucket was deleted last."""
-        value = self.value(key)
-        if value is not None:
-            return value.revision
-        row = self.row(deletion_key(key))
-        return -1 - (0 if row is None else int.from_bytes(row))
+        zero, that tells when it or another key of its bucket was deleted last, or all were.
+
+        A value that expires was deleted by the entry that wrote it, as it were: so the number is the same before and after its row
+        goes away, and a key that came and expired is not taken for one that was never there.
+        """
+        row = self.row(value_key(key))
+        gone = max(self._number(deletion_key(key)), self._number(CLEARED_ROW))
+        if row is None:
+            return -1 - gone
+        _, _, revision, expiry_ms = HEADER.unpack_from(row)
+        return -1 - max(gone, revision) if 0 < expiry_ms < self.clock_ms else int(revision)
+
+    def _number(self, name: bytes) -> int:
+        row = self.row(name)
+        return 0 if row is None else int.from_bytes(row)
 
     def value(self, key: bytes) -> Value | None:
         """The value of `key`, whatever its type, or None."""
@@ -142,7 +155,7 @@ class Values:
         if 0 < expiry_ms < self.clock_ms:
             return None
         if kind != STRING:
-            fail(_WRONG_TYPE, "WRONGTYPE")
+            fail(WRONG_TYPE, "WRONGTYPE")
         return row[HEADER_BYTES:]
 
 
@@ -216,8 +229,11 @@ class Changes(Keyspace):
         self.index = index
         self.version = version
         self.rows: Writes = {}
+        self.faults: list[Exception] = []
+        """Commands that failed for a reason that is a bug here."""
         self.cleared = False
         self.first_due_ms: int | None = None
+        self.budget = Budget()
         self._collections = collections
         self._made = 0
         """Collections that this batch has made."""
@@ -225,11 +241,13 @@ class Changes(Keyspace):
         """Ranges of elements that go away."""
         self._names: dict[bytes, list[bytes]] = {}
         """The rows of elements that this batch has touched, in order, by the prefix of their collection."""
+        self._unsorted: dict[bytes, list[bytes]] = {}
+        """Those of them that have yet to be put among the others."""
         self._undo: list[tuple[bytes, bytes | None] | Callable[[], None]] = []
         self._mark = 0
-        self._long: dict[bytes, int] = {}
-        """The long values that `put_anew` has written, by key, and their sizes."""
-        self._long_bytes = 0
+        self.pushed: dict[bytes, None] = {}
+        """Keys of collections that have gained elements, or were moved to, in order: what blocked clients may wait for. It is not undone,
+        so that the element may be gone, or never have been there."""
         self._plain_header = header(STRING, index, 0)
 
     def row(self, name: bytes) -> bytes | None:
@@ -237,7 +255,7 @@ class Changes(Keyspace):
         changed = self.rows.get(name, _MISSING)
         if changed is not _MISSING:
             return cast("bytes | None", changed)
-        return None if self.cleared else self._rows.get(name)
+        return None if self.cleared and name[:1] in _CLEARED else self._rows.get(name)
 
     def count(self) -> int:
         return fail("the number of keys cannot be told inside of a transaction")
@@ -276,18 +294,12 @@ class Changes(Keyspace):
                 self.first_due_ms = expiry_ms
 
     def put_anew(self, key: bytes, kind: int, data: bytes, expiry_ms: int, before: Value | None) -> None:
-        """As `put`, for `data` that was there already, or was made of what was: a short command may write a long value, so that what
-        the commands of one entry may write so is bounded.
+        """As `put`, for `data` that was there already, or was made of what was, so that a short command may write a long value.
 
         Raises:
-            CommandError: it is too much.
+            CommandError: the commands of this entry have written too much so.
         """
-        if len(data) > LONG_BYTES:
-            long_bytes = self._long_bytes + len(data) - self._long.get(key, 0)
-            if long_bytes > MAX_LONG_BYTES:
-                fail(f"commands that are applied together wrote more than {MAX_LONG_BYTES} bytes of long values anew; try again")
-            self._long[key] = len(data)
-            self._long_bytes = long_bytes
+        self.budget.write(key, len(data))
         self.put(key, kind, data, expiry_ms, before)
 
     def delete(self, key: bytes, before: Value) -> None:
@@ -303,6 +315,14 @@ class Changes(Keyspace):
             self._displace(name)
         self.put_row(name, None)
 
+    def expire(self, key: bytes, row: bytes) -> None:
+        """Delete the value row of `key`, which is `row` and has expired. For `revision` nothing changes."""
+        _, _, revision, _ = HEADER.unpack_from(row)
+        self.delete_row(value_key(key))
+        name = deletion_key(key)
+        if revision > self._number(name):
+            self.put_row(name, int(revision).to_bytes(8))
+
     def move(self, key: bytes, to: bytes, before: Value, displaced: Value | None) -> None:
         """Make the value `before` of `key` that of `to`, where `displaced` was, with its expiry. Costs the same for every size."""
         name = value_key(key)
@@ -311,6 +331,8 @@ class Changes(Keyspace):
         if before.expiry_ms:
             self.put_row(expiry_key(before.expiry_ms, key), None)
         self.put_anew(to, before.type, before.data, before.expiry_ms, displaced)
+        if before.type != STRING:
+            self.pushed[to] = None
 
     def copy(self, to: bytes, before: Value, displaced: Value | None) -> None:
         """Make a copy of the value `before` of another key that of `to`, where `displaced` was, with its expiry.
@@ -325,15 +347,23 @@ class Changes(Keyspace):
     def clear(self) -> None:
         """Delete every key, at the same cost for one and for a million."""
         before = self.rows, self.cleared, self._collections, self._dropped
+        empty = self._is_empty()
 
         def undo() -> None:
             self.rows, self.cleared, self._collections, self._dropped = before
 
         self._undo.append(undo)
-        self.rows = {}
+        self.rows = {name: row for name, row in self.rows.items() if name.startswith(DELETIONS)}
         self._dropped = []
         self.cleared = True
         self._count(-self._collections)
+        if not empty:
+            self.put_row(CLEARED_ROW, self.index.to_bytes(8))
+
+    def _is_empty(self) -> bool:
+        """Whether there is no value row. It may say no where only this batch has deleted the last one."""
+        changed = any(row is not None and name.startswith(VALUES) for name, row in self.rows.items())
+        return not changed and (self.cleared or next(self._rows.scan(VALUES, VALUES_END, limit=1), None) is None)
 
     # Collections.
 
@@ -367,21 +397,43 @@ class Changes(Keyspace):
     def put_element(self, collection: Collection, name: bytes, value: bytes | None) -> None:
         """Change the row `name` of an element of `collection`; None deletes it."""
         if name not in self.rows:
-            names = self._names.setdefault(collection.prefix, [])
-            if not names or names[-1] < name:
-                names.append(name)
-            elif (at := bisect_left(names, name)) == len(names) or names[at] != name:
-                names.insert(at, name)
+            self._unsorted.setdefault(collection.prefix, []).append(name)
         self.put_row(name, value)
+
+    def put_elements(self, collection: Collection, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """As `put_element` for each of `rows`."""
+        for name, value in rows:
+            self.put_element(collection, name, value)
+
+    def _touched(self, prefix: bytes) -> list[bytes]:
+        """The rows of elements of a collection that this batch has touched, in order."""
+        names = self._names.get(prefix, [])
+        new = self._unsorted.pop(prefix, None)
+        if new is None:
+            return names
+        if len(new) < _FEW_NAMES:
+            for name in new:
+                if (at := bisect_left(names, name)) == len(names) or names[at] != name:
+                    names.insert(at, name)
+        else:
+            names = sorted({*names, *new})
+        self._names[prefix] = names
+        return names
 
     def drop_elements(self, collection: Collection) -> None:
         """Delete the rows of all elements of `collection`, at the same cost for many and for a million."""
         start, end = collection.prefix, collection.end
-        if collection.count <= FEW_ELEMENTS:
-            for name, _ in list(self._elements(start, end, False)):
-                self.put_row(name, None)
+        if collection.count > FEW_ELEMENTS:
+            self.drop_range(collection, start, end)
             return
-        for name in self._names.get(start, ()):
+        for name, _ in list(self.walk(start, end)):
+            self.put_row(name, None)
+
+    def drop_range(self, collection: Collection, start: bytes, end: bytes) -> None:
+        """Delete the rows start <= row < end of elements of `collection`, at the same cost for few and for a million. None of them may
+        be looked for by this batch, until it is put again."""
+        names = self._touched(collection.prefix)
+        for name in names[bisect_left(names, start) : bisect_left(names, end)]:
             if name in self.rows:
                 self.put_row(name, None)  # ranges go away before rows are written
         dropped = self._dropped
@@ -394,15 +446,16 @@ class Changes(Keyspace):
         Raises:
             CommandError: while it goes through them: the commands of this entry have visited too many.
         """
-        return self._counted(self._elements(start, end, backwards))
+        return self._counted(self.walk(start, end, backwards=backwards))
 
     def _refuse(self) -> NoReturn:
         fail(f"commands that are applied together visited more than {ELEMENTS_PER_ENTRY} elements; try again, or with fewer")
 
-    def _elements(self, start: bytes, end: bytes, backwards: bool) -> Iterator[tuple[bytes, bytes]]:
+    def walk(self, start: bytes, end: bytes, *, backwards: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """As `elements`, uncounted: for what is bounded otherwise, so that nothing counts twice."""
         stored = iter(()) if self.cleared else self._rows.scan(start, end, backwards=backwards)
-        names = self._names.get(start[:PREFIX_BYTES])
-        if names is None:
+        names = self._touched(start[:PREFIX_BYTES])
+        if not names:
             return stored
         touched = names[bisect_left(names, start) : bisect_left(names, end)]
         if backwards:
@@ -498,5 +551,5 @@ def string_of(value: Value) -> bytes:
         CommandError: WRONGTYPE.
     """
     if value.type != STRING:
-        fail(_WRONG_TYPE, "WRONGTYPE")
+        fail(WRONG_TYPE, "WRONGTYPE")
     return value.data

@@ -19,15 +19,17 @@ from typing import Final, Literal, cast
 import msgspec
 from msgspec import Struct
 
-from raftkv.errors import InvariantBroken, ProtocolError, RaftkvError, StateDamaged, UnknownFormat
+from raftkv.errors import InvariantBroken, ProtocolError, StateDamaged, UnknownFormat
 from raftkv.kv import digest as digests
+from raftkv.kv.applying import apply_one
 from raftkv.kv.batch import FORMAT_VERSION, Batch, Group, decode_batch
 from raftkv.kv.commands import Command, Kind, Read, Write, decode_writes
 from raftkv.kv.digest import DigestRing
 from raftkv.kv.expiry import delete_due, first_due_ms
 from raftkv.kv.keyspace import ELEMENTS_PER_TURN, Changes, Keyspace
 from raftkv.kv.replies import CommandError, Failure, Reply
-from raftkv.kv.rows import COLLECTIONS_ROW, CONFIGURATION_ROW, MAX_MS, STATE_ROW
+from raftkv.kv.rows import CLIENT_SESSIONS, COLLECTIONS_ROW, CONFIGURATION_ROW, MAX_MS, STATE_ROW
+from raftkv.kv.session_commands import OfSession
 from raftkv.kv.sessions import LIMITS, SESSION_BYTES, Limits, Problem, SessionChanges, Sessions
 from raftkv.kv.store import Ranges, Rows, Store, View, Writes
 
@@ -66,10 +68,12 @@ class GroupReplies(Struct, frozen=True):
 
 
 class Applied(Struct, frozen=True):
-    """What applying an entry came to. `faults` are commands that failed for a reason that is a bug here, for the node's log."""
+    """What applying an entry came to. `faults` are commands that failed for a reason that is a bug here, for the node's log. `pushed` are
+    the keys at which there may be elements now that a blocked client waits for."""
 
     groups: list[GroupReplies]
     faults: tuple[Exception, ...] = ()
+    pushed: tuple[bytes, ...] = ()
 
 
 def read_position(rows: Rows) -> Position:
@@ -111,6 +115,7 @@ class KvMachine:
         self._position = position
         self._collections = int.from_bytes(store.get(COLLECTIONS_ROW) or b"")
         self._sessions = Sessions(store, limits)
+        self._client_sessions = Sessions(store, limits, CLIENT_SESSIONS)
         self._first_due_ms = first_due_ms(store)
         self.digest_ring = DigestRing()
         if position.index:
@@ -211,18 +216,20 @@ class KvMachine:
         changes = Changes(self._store, index, clock_ms, version, self._collections)
         sessions_ms = self._sessions.clock_after(self._position.sessions_ms, clock_ms - self.clock_ms)
         sessions = SessionChanges(self._sessions, self._store, sessions_ms)
+        clients = SessionChanges(self._client_sessions, self._store, sessions_ms)
         due = self._first_due_ms is not None and self._first_due_ms < clock_ms
         if due:
             delete_due(changes, self._store)
-        faults: list[Exception] = []
-        groups = [_apply_group(group, changes, sessions, faults) for group in batch.groups]
-        sessions.forget_aged()
-        changes.rows.update(sessions.rows)
+        groups = [_apply_group(group, changes, sessions, clients) for group in batch.groups]
+        for each in (sessions, clients):
+            each.forget_aged()
+            changes.rows.update(each.rows)
         self._commit(index, term, clock_ms, sessions_ms, version, changes.rows, changes.ranges)
         sessions.commit()
+        clients.commit()
         self._collections = changes.collections
         self._note_expiries(changes, due)
-        return Applied(groups, tuple(faults))
+        return Applied(groups, tuple(changes.faults), tuple(changes.pushed))
 
     def apply_empty(self, index: int, term: int, configuration: bytes | None = None) -> None:
         """Apply an entry without commands: NOOP, or CONFIGURATION with its payload, which is kept for checkpoints.
@@ -303,14 +310,14 @@ def _check_version(version: int, supported: int, index: int) -> None:
         )
 
 
-def _apply_group(group: Group, changes: Changes, sessions: SessionChanges, faults: list[Exception]) -> GroupReplies:
+def _apply_group(group: Group, changes: Changes, sessions: SessionChanges, clients: SessionChanges) -> GroupReplies:
     writes = _writes_of(group)
     missing: int | Literal["gap", "unknown_session", "malformed"]
     missing = "malformed" if writes is None else sessions.missing(group)
     if writes is None or isinstance(missing, str):
         return GroupReplies(group.session, group.first, [], missing if isinstance(missing, str) else "malformed")
     first = group.first + missing
-    replies = _apply_writes(writes[missing:] if missing else writes, changes, faults)
+    replies = _apply_writes(writes[missing:] if missing else writes, changes, clients)
     known = sessions.kept(group.session, group.first, missing) if missing else []
     sessions.applied(group, first, replies)
     return GroupReplies(group.session, group.first, known + replies if known else replies)
@@ -320,30 +327,33 @@ def _writes_of(group: Group) -> list[Write] | None:
     """The commands of a group; None when they are not what its header says, which its sender is to blame for."""
     if group.machine != MACHINE or len(group.session) != SESSION_BYTES or group.first < 1 or group.floor < 0:
         return None
+    writes = _decode_writes(group.commands)
+    return writes if writes is not None and len(writes) == group.count else None
+
+
+def _decode_writes(commands: bytes) -> list[Write] | None:
+    """Encoded writes; None when they are something else."""
     try:
-        writes = decode_writes(group.commands)
+        return decode_writes(commands)
     except ProtocolError:
         return None
     except RecursionError as error:
         # Whether the stack is deep enough differs between processes: a replica that made an answer of it could differ from others.
-        raise InvariantBroken(f"commands {group.first} and up of a session are nested too deeply to be read: {error}") from error
-    return writes if len(writes) == group.count else None
+        raise InvariantBroken(f"commands of a session are nested too deeply to be read: {error}") from error
 
 
-def _apply_writes(writes: list[Write], changes: Changes, faults: list[Exception]) -> list[Reply]:
-    replies: list[Reply] = []
-    for write in writes:
-        changes.mark()
-        try:
-            replies.append(write.apply(changes))
-        except CommandError as error:
-            changes.rollback()
-            replies.append(error.failure)
-        except (RaftkvError, MemoryError, RecursionError, OSError):
-            raise
-        except Exception as error:
-            # A bug in a command: the same on every replica, so it is an answer like any other, and the cluster goes on.
-            changes.rollback()
-            faults.append(error)
-            replies.append(Failure("ERR", "internal error; the command had no effect"))
-    return replies
+def _apply_writes(writes: list[Write], changes: Changes, clients: SessionChanges) -> list[Reply]:
+    def apply(write: Write) -> Reply:
+        if isinstance(write, OfSession):
+            return write.apply_in(clients, lambda command: _apply_encoded(command, changes))
+        return apply_one(write, changes)
+
+    return [apply(write) for write in writes]
+
+
+def _apply_encoded(command: bytes, changes: Changes) -> Reply:
+    """Apply the one write that a client numbered in its session."""
+    writes = _decode_writes(command)
+    if writes is None or len(writes) != 1:
+        return Failure("ERR", "this is not one command; it had no effect")
+    return apply_one(writes[0], changes)

@@ -1,12 +1,15 @@
 """What commands answer: plain values that are the same on every replica and know nothing of RESP.
 
 A reply is None (nil), an int, bytes (a bulk string), a `Simple` (a status such as OK), a `Failure` (an error), a bool or float
-(RESP3 types, which RESP2 renders as integer and bulk string), a list (an array), a dict (a map; RESP2 renders it as a flat array), a
-`SetReply` (a set; RESP2 renders it as an array), or `Pairs` (an array of arrays of two; RESP2 renders it as a flat array).
+(RESP3 types, which RESP2 renders as integer and bulk string), a list (an array), a `NoArray` (the nil where an array was expected, which
+RESP2 renders in another way), a dict (a map; RESP2 renders it as a flat array), a `SetReply` (a set; RESP2 renders it as an array), or
+`Pairs` (an array of arrays of two; RESP2 renders it as a flat array).
 
 Encoded, a reply is msgpack; what msgpack would not tell apart is an array whose first element says what it is: 1 a status, 2 an
-error, 3 an array, 4 a map with its keys and values in turn, 5 a set, 7 pairs with their halves in turn. The encoding is part of the
-state (stored replies) and of the frames between nodes.
+error, 3 an array, 4 a map with its keys and values in turn, 5 a set, 6 the nil of an array, 7 pairs with their halves in turn. The
+encoding is part of the state (stored replies) and of the frames between nodes.
+
+`Pushes` are what a node tells a client without having been asked. No command of the state machine answers them, and they are never encoded.
 """
 
 from __future__ import annotations
@@ -33,6 +36,17 @@ class Failure(Struct, frozen=True, array_like=True, tag=2, gc=False):
     message: str
 
 
+class NoArray(Struct, frozen=True, array_like=True, tag=6, gc=False):
+    """The nil that takes the place of an array."""
+
+
+class Pushes(Struct, frozen=True):
+    """One or several messages to a client, each of them a sequence: not the reply to a request, or what takes the place of one. RESP3 marks
+    each as a push, RESP2 renders it as an array."""
+
+    messages: Sequence[Sequence[Reply]]
+
+
 class SetReply(Struct, frozen=True):
     """A set. Its members are in the order in which they were found, which is the same on every replica."""
 
@@ -45,9 +59,24 @@ class Pairs(Struct, frozen=True):
     pairs: list[tuple[Reply, Reply]]
 
 
-Reply = None | int | bytes | bool | float | Simple | Failure | list["Reply"] | dict["Reply", "Reply"] | SetReply | Pairs
+Reply = (
+    None
+    | int
+    | bytes
+    | bool
+    | float
+    | Simple
+    | Failure
+    | NoArray
+    | Pushes
+    | list["Reply"]
+    | dict["Reply", "Reply"]
+    | SetReply
+    | Pairs
+)
 
 OK = Simple("OK")
+NO_ARRAY = NoArray()
 
 
 class CommandError(Exception):
@@ -61,6 +90,21 @@ class CommandError(Exception):
 def fail(message: str, code: str = "ERR") -> NoReturn:
     """Answer an error: raise its `CommandError`."""
     raise CommandError(Failure(code, message))
+
+
+def reply_bytes(reply: Reply) -> int:
+    """About how much memory `reply` takes, and how many bytes on the wire."""
+    if isinstance(reply, bytes):
+        return len(reply) + 8
+    if isinstance(reply, list):
+        return 8 + sum(map(reply_bytes, reply))
+    if isinstance(reply, dict):
+        return 8 + sum(map(reply_bytes, reply)) + sum(map(reply_bytes, reply.values()))
+    if isinstance(reply, SetReply):
+        return reply_bytes(reply.members)
+    if isinstance(reply, Pairs):
+        return 8 + sum(reply_bytes(one) + reply_bytes(other) + 4 for one, other in reply.pairs)
+    return 64 if isinstance(reply, (Simple, Failure)) else 9
 
 
 _ARRAY = 3
@@ -113,6 +157,8 @@ def _untagged(item: object) -> Reply:
             return Simple(text)
         case [2, str(code), str(message)]:
             return Failure(code, message)
+        case [6]:
+            return NO_ARRAY
         case [3, *items]:
             return [_untagged(each) for each in items]
         case [4, *halves] if len(halves) % 2 == 0:
@@ -120,6 +166,8 @@ def _untagged(item: object) -> Reply:
             return dict(zip(plain[::2], plain[1::2], strict=True))
         case [5, *items]:
             return SetReply([_untagged(each) for each in items])
+        case [6]:
+            return NO_ARRAY
         case [7, *halves] if len(halves) % 2 == 0:
             plain = [_untagged(half) for half in halves]
             return Pairs(list(zip(plain[::2], plain[1::2], strict=True)))

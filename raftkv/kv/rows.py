@@ -8,6 +8,7 @@
     x  due_ms u64, key           ->  (empty)            when the value of key may be due
     s  session (16 bytes)        ->  last u64, floor u64, used_ms u64
     r  session, first u64        ->  the replies to the commands first, first + 1, …
+    c, q                         ->  the same two for the sessions of client libraries
     m  name                      ->  what the machine knows of itself
 
 What always holds: a value row with an expiry has an index row with the same due time; an index row that matches no value row means
@@ -37,15 +38,12 @@ EXPIRIES = b"x"
 EXPIRIES_END = b"y"
 ELEMENTS = b"e"
 ELEMENTS_END = b"f"
-SESSIONS = b"s"
-SESSIONS_END = b"t"
-REPLIES = b"r"
-REPLIES_END = b"s"
-
 STATE_ROW = b"mstate"
 CONFIGURATION_ROW = b"mconfiguration"
 COLLECTIONS_ROW = b"mcollections"
 """How many collections there are; no row for none."""
+CLEARED_ROW = b"mcleared"
+"""When all keys were deleted at once last; no row for never."""
 
 VALUE_FORMAT = 1
 """The format of value rows."""
@@ -68,6 +66,21 @@ _u64 = struct.Struct(">Q")
 
 MAX_MS = 2**63 - 1
 """The last moment of time, in milliseconds since the epoch."""
+
+
+class SessionRows(NamedTuple):
+    """The prefixes under which a table of sessions has its rows."""
+
+    sessions: bytes
+    sessions_end: bytes
+    replies: bytes
+    replies_end: bytes
+
+
+NODE_SESSIONS = SessionRows(b"s", b"t", b"r", b"s")
+"""The sessions of nodes, under which the writes of plain Redis clients travel."""
+CLIENT_SESSIONS = SessionRows(b"c", b"d", b"q", b"r")
+"""The sessions of client libraries. However many there are, they displace none of a node."""
 
 
 class Value(NamedTuple):
@@ -146,11 +159,11 @@ def deletion_key(key: bytes) -> bytes:
     return b"d" + xxh3_64_digest(key)[:2]
 
 
-def session_key(session: bytes) -> bytes:
+def session_key(session: bytes, table: SessionRows = NODE_SESSIONS) -> bytes:
     """The row of a session."""
-    return b"s" + session
+    return table.sessions + session
 
 
-def replies_key(session: bytes, first: int) -> bytes:
+def replies_key(session: bytes, first: int, table: SessionRows = NODE_SESSIONS) -> bytes:
     """The row of the replies to the commands of `session` from number `first`."""
-    return b"r" + session + _u64.pack(first)
+    return table.replies + session + _u64.pack(first)

@@ -1,4 +1,4 @@
-"""One call of a scan over rows in the order of hashes: SCAN over keys, HSCAN and SSCAN over elements.
+"""One call of a scan over rows in the order of hashes: SCAN over keys, HSCAN, SSCAN and ZSCAN over elements.
 
 A cursor is the upper 52 bits of the hash of the next name, so that it needs nothing kept on the node, means the same on every node, and
 fits where a program keeps numbers as floats. Names with the same 52 bits are always returned by the same call. A name that is there
@@ -14,7 +14,7 @@ from typing import Final
 from msgspec import Struct
 
 from raftkv.kv.arguments import SYNTAX_ERROR, integer
-from raftkv.kv.collection import PREFIX_BYTES, Collection
+from raftkv.kv.collection import Collection
 from raftkv.kv.glob import Pattern
 from raftkv.kv.keyspace import Keyspace
 from raftkv.kv.replies import fail
@@ -23,6 +23,9 @@ from raftkv.kv.rows import HASH_BYTES
 DEFAULT_COUNT: Final = 10
 MAX_COUNT: Final = 1000
 """COUNT is a hint; more rows than this are not visited by one call."""
+
+SMALL: Final = 128
+"""A collection of up to so many elements is gone through in one call, as in Redis."""
 
 MAX_STEPS: Final = 4 << 20
 """One call stops when the bytes it has read and the steps of its pattern exceed this together, but visits one row at least."""
@@ -114,7 +117,7 @@ def page(
 def scan_elements(
     keys: Keyspace, collection: Collection, cursor: int, options: Sequence[bytes]
 ) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-    """One call of HSCAN or SSCAN. `options` are read only now: Redis looks at them when there is something to scan.
+    """One call of HSCAN, SSCAN or ZSCAN. `options` are read only now: Redis looks at them when there is something to scan.
 
     Returns:
         The next cursor, and the names and values of elements.
@@ -127,4 +130,5 @@ def scan_elements(
     if start is None:
         return b"0", []
     rows = keys.elements(collection.prefix + _u64.pack(start), collection.end)
-    return page(rows, PREFIX_BYTES, read.count, read.pattern)
+    most = SMALL if collection.count <= SMALL else read.count
+    return page(rows, len(collection.prefix), most, read.pattern)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
+from itertools import takewhile
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -28,7 +29,7 @@ from msgspec import Struct
 from raftkv.errors import ProtocolError, StateDamaged
 from raftkv.kv.batch import Group
 from raftkv.kv.replies import OK, Failure, Reply, decode_replies, encode_replies
-from raftkv.kv.rows import REPLIES, REPLIES_END, SESSIONS, SESSIONS_END, replies_key, session_key
+from raftkv.kv.rows import NODE_SESSIONS, SessionRows, replies_key, session_key
 from raftkv.kv.store import Rows, Writes
 
 SESSION_BYTES: Final = 16
@@ -73,21 +74,22 @@ class Session(Struct, frozen=True):
 
 
 class Sessions:
-    """The table of sessions, as of the last entry applied."""
+    """A table of sessions, as of the last entry applied: those of nodes, or those of client libraries."""
 
-    def __init__(self, rows: Rows, limits: Limits = LIMITS) -> None:
+    def __init__(self, rows: Rows, limits: Limits = LIMITS, where: SessionRows = NODE_SESSIONS) -> None:
         """Load the table.
 
         Raises:
             StateDamaged: a row is not what was written.
         """
         self.limits = limits
+        self.where = where
         found: list[tuple[int, bytes, Session]] = []
         groups: dict[bytes, list[tuple[int, int]]] = {}
-        for name, row in rows.scan(REPLIES, REPLIES_END):
+        for name, row in rows.scan(where.replies, where.replies_end):
             first = int.from_bytes(name[1 + SESSION_BYTES :], "big")
             groups.setdefault(name[1 : 1 + SESSION_BYTES], []).append((first, _decode_count(row)))
-        for name, row in rows.scan(SESSIONS, SESSIONS_END):
+        for name, row in rows.scan(where.sessions, where.sessions_end):
             if len(row) != _ROW.size or len(name) != 1 + SESSION_BYTES:
                 raise StateDamaged(f"the state holds a damaged session {name.hex()}; restart the node, and it is fetched from another one")
             last, floor, used_ms = _ROW.unpack(row)
@@ -118,6 +120,7 @@ class SessionChanges:
         self.rows: Writes = {}
         self._sessions = sessions
         self._limits = sessions.limits
+        self._where = sessions.where
         self._store = store
         self._clock_ms = clock_ms
         self._changed: dict[bytes, Session] = {}
@@ -139,7 +142,7 @@ class SessionChanges:
         replies: list[Reply] = [FORGOTTEN] * count
         for start, size in () if known is None else known.groups:
             if start < first + count and first < start + size:
-                row = self._row(replies_key(session, start))
+                row = self._row(replies_key(session, start, self._where))
                 if row is not None:
                     stored = _decode(row)
                     low, high = max(start, first), min(start + size, first + count)
@@ -157,13 +160,26 @@ class SessionChanges:
         kept = list(before.groups)
         if replies:
             kept.append((first, len(replies)))
-            self.rows[replies_key(group.session, first)] = _encode(replies, self._limits)
+            self.rows[replies_key(group.session, first, self._where)] = _encode(replies, self._limits)
         while kept and (kept[0][0] + kept[0][1] - 1 <= floor or len(kept) > self._limits.groups):
             start, _ = kept.pop(0)
-            self.rows[replies_key(group.session, start)] = None
-        self._changed[group.session] = Session(last, floor, self._clock_ms, tuple(kept))
-        self._gone.discard(group.session)
-        self.rows[session_key(group.session)] = _ROW.pack(last, floor, self._clock_ms)
+            self.rows[replies_key(group.session, start, self._where)] = None
+        self._keep(group.session, Session(last, floor, self._clock_ms, tuple(kept)))
+
+    def open(self, name: bytes) -> None:
+        """Begin the session `name`, which is then known and has no commands. One that is known already stays as it is."""
+        if self._find(name) is None:
+            self._make_room()
+            self._keep(name, Session(0, 0, self._clock_ms))
+
+    def known(self, name: bytes) -> bool:
+        """Whether there is a session `name`."""
+        return self._find(name) is not None
+
+    def _keep(self, name: bytes, session: Session) -> None:
+        self._changed[name] = session
+        self._gone.discard(name)
+        self.rows[session_key(name, self._where)] = _ROW.pack(session.last, session.floor, session.used_ms)
 
     def forget_aged(self) -> None:
         """Forget sessions that have not been used for long, a bounded number of them. Called when all groups have been applied."""
@@ -201,9 +217,10 @@ class SessionChanges:
         if len(table) - sum(name in table for name in self._gone) + opened < self._limits.sessions:
             return
         idle = (name for name in table if name not in self._changed and name not in self._gone)
-        unused = [(table[name].used_ms, name) for name in idle]
-        if unused:
-            self._forget(min(unused)[1])
+        first = next(idle, None)
+        if first is not None:  # the table is in the order of last use; of those that were last used together, the smallest name goes
+            used_ms = table[first].used_ms
+            self._forget(min([first, *takewhile(lambda name: table[name].used_ms == used_ms, idle)]))
             return
         self._forget(min(self._changed))
 
@@ -212,8 +229,8 @@ class SessionChanges:
         if session is None:
             return
         for start, _ in session.groups:
-            self.rows[replies_key(name, start)] = None
-        self.rows[session_key(name)] = None
+            self.rows[replies_key(name, start, self._where)] = None
+        self.rows[session_key(name, self._where)] = None
         self._changed.pop(name, None)
         self._gone.add(name)
 

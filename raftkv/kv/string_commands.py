@@ -52,7 +52,7 @@ class SetWith(Write, frozen=True, array_like=True, gc=False, tag=2):
     def apply(self, changes: Changes) -> Reply:
         due_ms = _due_ms(changes, self.ttl_ms, self.due_ms, "set")
         before = changes.value(self.key)
-        old = string_of(before) if self.answer_old and before is not None else None
+        old = _answered(changes, before) if self.answer_old else None
         if (self.condition == _IF_ABSENT and before is not None) or (self.condition == _IF_PRESENT and before is None):
             return old
         _put(changes, self.key, self.value, before, due_ms, keep_ttl=self.keep_ttl)
@@ -75,6 +75,8 @@ class SetIf(Write, frozen=True, array_like=True, gc=False, tag=20):
         due_ms = _due_ms(changes, self.ttl_ms, self.due_ms, "set")
         before = changes.value(self.key)
         old = None if before is None else string_of(before)
+        if self.answer_old:
+            _answered(changes, before)
         if not holds(self.comparison, self.compared, old):
             return old if self.answer_old else None
         _put(changes, self.key, self.value, before, due_ms, keep_ttl=self.keep_ttl)
@@ -152,7 +154,7 @@ class GetAndDelete(Write, frozen=True, array_like=True, gc=False, tag=25):
         before = changes.value(self.key)
         if before is None:
             return None
-        old = string_of(before)
+        old = _answered(changes, before)
         changes.delete(self.key, before)
         return old
 
@@ -169,6 +171,7 @@ class GetAndExpire(Write, frozen=True, array_like=True, gc=False, tag=26):
         if before is None:
             return None
         data = string_of(before)
+        changes.budget.answer(len(data))
         if self.option in _EXPIRIES:
             due_ms = _due_ms(changes, *_lifetime(self.option, self.amount, "getex"), "getex")
             if due_ms <= changes.clock_ms:
@@ -203,6 +206,15 @@ class Digest(Read, frozen=True, array_like=True, gc=False, tag=28):
     def read(self, keys: Keyspace) -> Reply:
         data = keys.string(self.key)
         return None if data is None else digest_of(data)
+
+
+def _answered(changes: Changes, before: Value | None) -> bytes | None:
+    """The string that `before` is, which is going to be the reply."""
+    if before is None:
+        return None
+    data = string_of(before)
+    changes.budget.answer(len(data))
+    return data
 
 
 def _due_ms(changes: Changes, ttl_ms: int, due_ms: int, command: str) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raftkv.kv.command import Kind, Spec
+from raftkv.kv.command import Spec
 from raftkv.kv.commands import SPECS, find_spec, keys_of
 from raftkv.kv.glob import Pattern
 from raftkv.kv.replies import Reply, Simple, fail
@@ -16,8 +16,18 @@ _ARITY = {b"count": 1, b"docs": -1, b"getkeys": -3, b"help": 1, b"info": -1, b"l
 """How many arguments each subcommand takes, its own name included, as in the table: -n is at least n."""
 
 _CATEGORIES = {
-    "string": "@string", "bitmap": "@bitmap", "hash": "@hash", "set": "@set", "generic": "@keyspace", "connection": "@connection",
-}  # fmt: skip
+    "bitmap": "@bitmap",
+    "connection": "@connection",
+    "generic": "@keyspace",
+    "hash": "@hash",
+    "list": "@list",
+    "pubsub": "@pubsub",
+    "scripting": "@scripting",
+    "set": "@set",
+    "sorted-set": "@sortedset",
+    "string": "@string",
+    "transactions": "@transaction",
+}
 
 _HELP = (
     "COMMAND <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
@@ -95,10 +105,11 @@ def _info(spec: Spec | None) -> Reply:
 
 
 def _categories(spec: Spec) -> list[str]:
-    """The ACL categories that follow from kind, group and flags."""
+    """The ACL categories that follow from group and flags."""
     found = [_CATEGORIES[spec.group]] if spec.group in _CATEGORIES else []
-    if spec.kind is not Kind.CONNECTION:
-        found.append("@read" if spec.kind is Kind.READ else "@write")
+    found += [f"@{kind}" for flag, kind in (("readonly", "read"), ("write", "write")) if flag in spec.flags]
+    if "blocking" in spec.flags:
+        found.append("@blocking")
     found.append("@fast" if "fast" in spec.flags else "@slow")
     return found
 
@@ -112,11 +123,11 @@ def _keys(request: Sequence[bytes]) -> Reply:
     spec = find_spec(request[0])
     if spec is None:
         fail("Invalid command specified")
-    if not spec.first_key:
+    if not spec.first_key and not spec.counted_keys:
         fail("The command has no key arguments")
     if not _fits(spec.arity, len(request)):
         fail("Invalid number of arguments specified for command")
-    return list(keys_of(spec, request))
+    return list(keys_of(spec, request)) or fail("Invalid arguments specified for command")
 
 
 def _list(args: Sequence[bytes]) -> Reply:

@@ -1,17 +1,22 @@
 """The state of one client connection: what it asked for, what was answered, and in which order the two leave.
 
 What always holds: every request gets exactly one reply, and replies leave in the order of the requests. A request that is
-answered out of turn (an error, a refusal) waits here for those before it. Nothing here decides; the router does.
+answered out of turn (an error, a refusal) waits here for those before it. What the client is told without having asked leaves in the
+order in which it came, between the replies: after all that were there when it came, and before those that were not. Nothing here
+decides; the router does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from raftkv.kv.replies import Failure, Reply
+from raftkv.kv.replies import Failure, Pushes, Reply
 
 if TYPE_CHECKING:
     from raftkv.router.reads import OwnReads
+    from raftkv.router.transactions import ClientTransaction
+    from raftkv.router.waiting import Waiter
 
 
 class _Pending:
@@ -26,8 +31,8 @@ _PENDING: Final = cast(Reply, _Pending())
 class Chunk:
     """Requests that arrived together and wait for their turn. `position` is the first one that has not been taken up.
 
-    With `refusal`, nothing of them is taken up but what concerns the connection or the node. `unkept` counts requests that were
-    refused while they would have had to wait: nothing is kept of them but their place.
+    With `refusal`, nothing of them is taken up but what concerns the connection or the node. `unkept` are requests that were refused
+    while they would have had to wait: nothing is kept of them but their place, and the names of those that begin or end a transaction.
     """
 
     __slots__ = ("deadline_ms", "position", "refusal", "requests", "sizes", "unkept")
@@ -39,7 +44,7 @@ class Chunk:
         deadline_ms: int,
         position: int,
         refusal: Failure | None,
-        unkept: int = 0,
+        unkept: Sequence[bytes] = (),
     ) -> None:
         self.requests = requests
         self.sizes = sizes
@@ -55,19 +60,24 @@ class Connection:
     `chunks` are requests that wait for their turn; `writes_out` and `reads_out` count those that were taken up and not answered; at
     most one of the two is not zero. `held_back` says that a request waits for replies to leave. `changed` collects the
     connections that have replies to deliver or may take up more. `gave_up` says that the last of what was taken up was not answered
-    in its time: then what waits behind it has no more time than it had when it came.
+    in its time: then what waits behind it has no more time than it had when it came. `transaction` is what it has watched and queued.
+    `subscribed` says that it listens to a channel, `waiter` what it waits for in a blocking pop, and `ended` that the client will ask
+    nothing more.
     """
 
     __slots__ = (
         "_base",
         "_changed",
+        "_conversions",
         "_is_changed",
+        "_pushes",
         "_sizes",
         "_slots",
         "address",
         "chunks",
         "closed",
         "closing",
+        "ended",
         "gave_up",
         "held_back",
         "id",
@@ -76,10 +86,13 @@ class Connection:
         "protocol",
         "readonly",
         "reads_out",
+        "subscribed",
+        "transaction",
+        "waiter",
         "writes_out",
     )
 
-    def __init__(self, connection_id: int, address: str, changed: list[Connection]) -> None:
+    def __init__(self, connection_id: int, address: str, changed: list[Connection], transaction: ClientTransaction) -> None:
         self.id = connection_id
         self.address = address
         self.protocol = 2
@@ -89,15 +102,22 @@ class Connection:
         self.closed = False
         self.held_back = False
         self.gave_up = False
+        self.subscribed = False
+        self.ended = False
+        self.waiter: Waiter | None = None
         self.chunks: list[Chunk] = []
         self.writes_out = 0
         self.reads_out = 0
         self.last_reads: OwnReads | None = None
+        self.transaction = transaction
+        self._conversions: dict[int, Callable[[Reply], Reply]] = {}
+        """By the number of its request, what makes the client's reply of the one that comes."""
         self._changed = changed
         self._is_changed = False
         self._slots: list[Reply] = []
         self._base = 0
         self._sizes: list[int] = []
+        self._pushes: list[tuple[int, Pushes]] = []
 
     @property
     def idle(self) -> bool:
@@ -121,7 +141,7 @@ class Connection:
     @property
     def delivered(self) -> bool:
         """Whether everything taken up has been answered and has left."""
-        return not self._slots
+        return not (self._slots or self._pushes)
 
     @property
     def held(self) -> tuple[int, int]:
@@ -157,6 +177,18 @@ class Connection:
             slots += [_PENDING] * count
         return ticket
 
+    def convert_next(self, convert: Callable[[Reply], Reply]) -> None:
+        """The request that is taken up next is answered what `convert` makes of the reply that will come. See `settle`."""
+        self._conversions[self._base + len(self._slots)] = convert
+
+    def grow_next(self, size: int) -> None:
+        """The request that is taken up next stands for `size` bytes more than came with it."""
+        self._sizes[len(self._slots)] += size
+
+    def abandon_transaction(self) -> None:
+        """Leave MULTI, and watch nothing any more."""
+        self.transaction.abandon()
+
     def reply(self, reply: Reply) -> None:
         """Take up a request and answer it."""
         self._slots.append(reply)
@@ -179,8 +211,33 @@ class Connection:
             self._slots[start : start + len(replies)] = replies
             self.touch()
 
+    def push(self, pushes: Pushes) -> None:
+        """Tell the client something that he has not asked for."""
+        if self.closing or self.closed:
+            return
+        slots = self._slots
+        place = slots.index(_PENDING) if self.writes_out or self.reads_out else len(slots)
+        self._pushes.append((self._base + place, pushes))
+        self.touch()
+
+    def take_pushes(self, replies: list[Reply]) -> int:
+        """Put what was pushed in its places among `replies`, which `deliverable` has just taken out; how many there are."""
+        pushes, self._pushes = self._pushes, []
+        first = self._base - len(replies)
+        for inserted, (ticket, each) in enumerate(pushes):
+            replies.insert(ticket - first + inserted, each)
+        return len(pushes)
+
+    def settle(self) -> None:
+        """Convert the replies that have come, before anything is taken up that depends on them. Never while an entry is applied."""
+        for ticket in list(self._conversions):
+            reply = self._slots[ticket - self._base]
+            if reply is not _PENDING:
+                self._slots[ticket - self._base] = self._conversions.pop(ticket)(reply)
+
     def deliverable(self) -> tuple[list[Reply], int]:
         """Take out the replies that may leave now, and say how many bytes their requests had."""
+        self.settle()
         slots = self._slots
         if self.writes_out or self.reads_out:
             count = slots.index(_PENDING)
@@ -201,6 +258,9 @@ class Connection:
     def close(self) -> None:
         """The client is gone, or is being disconnected: nothing more is taken up or delivered."""
         self.closed = True
+        self.abandon_transaction()
+        self._conversions.clear()
         self.chunks.clear()
         self._slots.clear()
+        self._pushes.clear()
         self._sizes.clear()

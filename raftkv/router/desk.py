@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from raftkv.errors import InvalidRequest, Refused
-from raftkv.kv.arguments import database
+from raftkv.kv.arguments import database, integer
 from raftkv.kv.command import ConnectionCommand
 from raftkv.kv.replies import OK, Reply, Simple, fail
 from raftkv.raft.ready import Role
@@ -18,6 +18,7 @@ from raftkv.router.catalogue import describe_commands
 from raftkv.router.connection import Connection
 from raftkv.router.info import REDIS_VERSION, Counts, info_text, role_reply
 from raftkv.router.ports import NodeFacts, OperationsPort, ReplicaPort
+from raftkv.router.scripts import describe_scripts, refuse_functions
 
 _INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 _NAME = re.compile(rb"[!-~]*")
@@ -42,6 +43,7 @@ class Desk:
         facts: tells what the server knows.
         counts: tells what the router counts.
         operations: does what an operator asks.
+        unblock: ends the waiting of a connection, with an error or as if its time were over; False when it does not wait.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Desk:
         facts: Callable[[], NodeFacts],
         counts: Callable[[], Counts],
         operations: OperationsPort,
+        unblock: Callable[[int, bool], bool],
     ) -> None:
+        self._unblock = unblock
         self._operations = operations
         self._replica = replica
         self._facts = facts
@@ -59,6 +63,7 @@ class Desk:
             "client": self._client,
             "command": lambda connection, args: describe_commands(args),
             "echo": lambda connection, args: args[0],
+            "function": lambda connection, args: refuse_functions(args),
             "hello": self._hello,
             "info": self._info,
             "ping": self._ping,
@@ -68,6 +73,7 @@ class Desk:
             "readonly": self._readonly,
             "readwrite": self._readwrite,
             "role": self._role,
+            "script": lambda connection, args: describe_scripts(args),
             "select": self._select,
         }
 
@@ -87,6 +93,8 @@ class Desk:
     def _ping(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         if len(args) > 1:
             return wrong_arity("ping")
+        if connection.subscribed and connection.protocol == 2:
+            return [b"pong", args[0] if args else b""]
         return args[0] if args else Simple("PONG")
 
     def _quit(self, connection: Connection, args: Sequence[bytes]) -> Reply:
@@ -164,6 +172,8 @@ class Desk:
 
     def _client(self, connection: Connection, args: Sequence[bytes]) -> Reply:
         subcommand = args[0].lower()
+        if subcommand == b"unblock":
+            return self._client_unblock(args)
         expected = {b"id": 1, b"getname": 1, b"setname": 2, b"setinfo": 3}.get(subcommand)
         if expected is None:
             return unknown_subcommand("client", args[0])
@@ -179,6 +189,17 @@ class Desk:
             case _:
                 self._set_library(args[1], args[2])
         return OK
+
+    def _client_unblock(self, args: Sequence[bytes]) -> Reply:
+        if len(args) < 2:
+            return wrong_arity("client|unblock")
+        if len(args) > 3:
+            shown = args[0][:128].decode("utf-8", "surrogateescape")
+            fail(f"unknown subcommand or wrong number of arguments for '{shown}'. Try CLIENT HELP.")
+        reason = args[2].lower() if len(args) == 3 else b"timeout"
+        if reason not in (b"timeout", b"error"):
+            fail("CLIENT UNBLOCK reason should be TIMEOUT or ERROR")
+        return int(self._unblock(integer(args[1]), reason == b"error"))
 
     def _set_name(self, connection: Connection, name: bytes) -> None:
         if not _NAME.fullmatch(name):

@@ -25,7 +25,8 @@ Fields = Iterator[tuple[str, object]]
 
 class Counts(Struct, frozen=True, kw_only=True):
     """What the router counts: `held` requests that are not answered, `queued` writes without and `in_flight` writes with a sequence
-    number, `reads` that wait, and bytes of other nodes' groups that wait for a batch."""
+    number, `reads` that wait, bytes of other nodes' groups that wait for a batch, clients `blocked` in a pop, `channels` and
+    `patterns` that somebody listens to, and published messages that could not be sent to another node."""
 
     clients: int
     commands_processed: int
@@ -35,6 +36,10 @@ class Counts(Struct, frozen=True, kw_only=True):
     reads: int
     forwarded_bytes: int
     refused_frames: int
+    blocked: int
+    channels: int
+    patterns: int
+    messages_dropped: int
 
 
 def human(size: int) -> str:
@@ -122,7 +127,7 @@ def _clients(facts: NodeFacts, counts: Counts) -> Fields:
     yield "connected_clients", counts.clients
     yield "cluster_connections", len(connected_peers(facts))
     yield "maxclients", facts.max_clients
-    yield "blocked_clients", 0
+    yield "blocked_clients", counts.blocked
 
 
 def _memory(facts: NodeFacts) -> Fields:
@@ -151,8 +156,8 @@ def _stats(facts: NodeFacts, counts: Counts) -> Fields:
     yield "total_commands_processed", counts.commands_processed
     yield "rejected_connections", facts.connections_rejected
     yield "evicted_keys", 0
-    yield "pubsub_channels", 0
-    yield "pubsub_patterns", 0
+    yield "pubsub_channels", counts.channels
+    yield "pubsub_patterns", counts.patterns
 
 
 def _replication(replica: ReplicaPort, facts: NodeFacts) -> Fields:
@@ -212,3 +217,4 @@ def _raft(replica: ReplicaPort, facts: NodeFacts, counts: Counts) -> Fields:
     yield "raft_reads_waiting", counts.reads
     yield "raft_forwarded_bytes_waiting", counts.forwarded_bytes
     yield "raft_frames_refused", counts.refused_frames
+    yield "raft_messages_dropped", counts.messages_dropped

@@ -183,6 +183,8 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
     """Bytes of those requests."""
     max_entry_bytes: int = 8 << 20
     """The largest command, and so the largest entry."""
+    transaction_commands: int = 100_000
+    """Commands of one transaction: a node does nothing else while it applies them."""
     group_commands: int = 1024
     window_groups: int = 512
     """Groups in flight; below the number whose replies the machine keeps of a session."""
@@ -202,6 +204,8 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
     """Bytes of other nodes' groups that wait at the leader."""
     max_forwarded_reads: int = 100_000
     """Reads of other nodes that wait at the leader."""
+    max_subscription_bytes: int = 256 << 20
+    """What the subscriptions of this node's clients take, about."""
     max_answer_bytes: int = 16 << 20
     """Bytes of replies in one answer to another node's reads."""
     retry_ms: int = 10

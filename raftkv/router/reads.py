@@ -21,7 +21,7 @@ from raftkv.errors import NotLeader, ProtocolError
 from raftkv.kv.command import Command, Kind
 from raftkv.kv.commands import decode_commands, encode_commands
 from raftkv.kv.keyspace import TakesLong
-from raftkv.kv.replies import Failure, Pairs, Reply, SetReply, Simple, decode_replies, encode_replies
+from raftkv.kv.replies import Failure, Reply, decode_replies, encode_replies, reply_bytes
 from raftkv.raft.types import Index, NodeId
 from raftkv.router.connection import Connection
 from raftkv.router.ports import ReplicaPort, RouterSettings
@@ -113,21 +113,6 @@ class _Frame:
     def left(self) -> list[OwnReads]:
         """The runs that still wait."""
         return [reads for reads, _ in self.parts if not reads.over]
-
-
-def reply_bytes(reply: Reply) -> int:
-    """About how much memory `reply` takes, and how many bytes on the wire."""
-    if isinstance(reply, bytes):
-        return len(reply) + 8
-    if isinstance(reply, list):
-        return 8 + sum(map(reply_bytes, reply))
-    if isinstance(reply, dict):
-        return 8 + sum(map(reply_bytes, reply)) + sum(map(reply_bytes, reply.values()))
-    if isinstance(reply, SetReply):
-        return reply_bytes(reply.members)
-    if isinstance(reply, Pairs):
-        return 8 + sum(reply_bytes(one) + reply_bytes(other) + 4 for one, other in reply.pairs)
-    return 64 if isinstance(reply, (Simple, Failure)) else 9
 
 
 class Reads:

@@ -15,29 +15,36 @@ What always holds:
 - Nothing that a client's connection does disturbs applying: replies are kept, and leave in `flush`.
 
 `OwnWrites` (writes.py) is the session of this node's writes, `Proposals` (proposals.py) the leader's batch, `Reads` (reads.py) the
-linearizable reads, `Desk` (desk.py) the commands that concern a connection or the node.
+linearizable reads, `Desk` (desk.py) the commands that concern a connection or the node, `Transactions` (transactions.py) what is watched
+and queued until EXEC, `Channels` (channels.py) who is told what is published, `Line` (waiting.py) the blocking pops that wait for an
+element.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Protocol
 
-from raftkv.codec.peer import ForwardReads, ForwardWrites, ReadAnswers, ReadsRefused, WritesRefused
+from raftkv.codec.peer import ForwardReads, ForwardWrites, Publish, ReadAnswers, ReadsRefused, WritesRefused
 from raftkv.kv.batch import Group
+from raftkv.kv.blocking_commands import Blocking
 from raftkv.kv.command import Command, ConnectionCommand, Kind
 from raftkv.kv.commands import parse_request
 from raftkv.kv.machine import GroupReplies
 from raftkv.kv.replies import CommandError, Failure, Reply
 from raftkv.raft.ready import Role, RoleChange
 from raftkv.raft.types import Index, NodeId
+from raftkv.router.channels import PUBLISHING, Channels, refusal_in_context
 from raftkv.router.connection import Chunk, Connection
 from raftkv.router.desk import Desk
 from raftkv.router.info import Counts
 from raftkv.router.ports import ClockPort, NodeFacts, NoOperations, OperationsPort, ReplicaPort, RouterSettings
 from raftkv.router.proposals import Outcome, Proposals
 from raftkv.router.reads import OwnReads, Reads
+from raftkv.router.transactions import NAMES as TRANSACTION_NAMES
+from raftkv.router.transactions import Transactions, name_inside
+from raftkv.router.waiting import Line, Waiter
 from raftkv.router.writes import OwnWrites
 
 _CONNECTION, _READ, _WRITE = Kind.CONNECTION, Kind.READ, Kind.WRITE  # members of an enum cost more to look up than names
@@ -48,9 +55,10 @@ OVERLOADED = Failure("OVERLOADED", "this node holds as many requests as it may; 
 
 
 class ReplyPort(Protocol):
-    """Takes replies to a connection: in order, in RESP version `protocol`; with `close`, the connection ends after them."""
+    """Takes replies to a connection: in order, in RESP version `protocol`; with `close`, the connection ends after them. As many as
+    `unasked` of them are pushes that answer no request."""
 
-    def __call__(self, connection_id: int, replies: list[Reply], protocol: int, close: bool) -> None: ...
+    def __call__(self, connection_id: int, replies: list[Reply], protocol: int, close: bool, unasked: int = 0) -> None: ...
 
 
 class Router:
@@ -98,12 +106,24 @@ class Router:
         self._leader: NodeId | None = None
         self._term = 0
         self._leading = False
+        self._leaderless_since_ms: int | None = None
         self._refusals: dict[NodeId, str] = {}
         self._writes = OwnWrites(settings, session, new_session)
         self._proposals = Proposals(replica, settings, clock, self._writes)
         self._reads = Reads(replica, settings, send, wake, int.from_bytes(session[:6]) << 15)
         self._random = Random(session)
-        self._desk = Desk(replica, facts, self.counts, operations or NoOperations())
+        self._line = Line()
+        self._desk = Desk(replica, facts, self.counts, operations or NoOperations(), self._unblock)
+        self._channels = Channels(settings, send)
+        self._transactions = Transactions(
+            settings,
+            self._desk.names | PUBLISHING,
+            self._attend_now,
+            self._write_queued,
+            self._read_watched,
+            self._has_room,
+            self._draw,
+        )
         seconds = settings.timeout_ms / 1000
         self._late_read = Failure("CLUSTERDOWN", f"the read was not answered within {seconds:g} s; a read has no effect")
         self.commands_processed = 0
@@ -119,7 +139,7 @@ class Router:
 
     def open(self, connection_id: int, address: str) -> None:
         """A client has connected."""
-        self._connections[connection_id] = Connection(connection_id, address, self._changed)
+        self._connections[connection_id] = Connection(connection_id, address, self._changed, self._transactions.open())
 
     def closed(self, connection_id: int) -> None:
         """A client is gone. Its writes that never left are dropped; the others run on."""
@@ -127,12 +147,20 @@ class Router:
         if connection is not None:
             self._give_up(connection)
 
+    def ended(self, connection_id: int) -> None:
+        """A client will ask nothing more. What he asked before is answered, unless it waits for something that may never come."""
+        connection = self._connections.get(connection_id)
+        if connection is not None:
+            self._line.client_ended(connection)
+
     def _give_up(self, connection: Connection) -> None:
         count, size = connection.held
         self._held_commands -= count
         self._held_bytes -= size
         if connection.writes_out:
             self._writes.client_gone()
+        self._channels.forget(connection)
+        self._line.forget(connection)
         connection.close()
 
     def submit(self, connection_id: int, requests: list[list[bytes]], now_ms: int) -> None:
@@ -149,7 +177,7 @@ class Router:
             refusal = OVERLOADED
             if connection.chunks or not connection.idle:
                 connection.hold([0] * count)
-                connection.chunks.append(Chunk([], [], deadline_ms, 0, refusal, unkept=count))
+                connection.chunks.append(Chunk([], [], deadline_ms, 0, refusal, unkept=[name_inside(request) for request in requests]))
                 self._held_commands += count
                 return
         self._held_commands += count
@@ -175,8 +203,8 @@ class Router:
         """Take up whatever may be taken up now of the requests that waited."""
         while connection.chunks and not connection.closing:
             chunk = connection.chunks[0]
-            for _ in range(chunk.unkept):
-                connection.reply(OVERLOADED)
+            for name in chunk.unkept:
+                self._transactions.refuse(connection, name, OVERLOADED)
             if not connection.gave_up:  # what was before it has been answered just now: its time begins
                 chunk.deadline_ms = now_ms + self._settings.timeout_ms
             late = self._unsent_failure() if chunk.deadline_ms <= now_ms else None
@@ -201,15 +229,28 @@ class Router:
         With `refusal`, nothing is taken up but what concerns the connection or the node.
         """
         end = len(requests)
-        while position < end and not connection.closing:
+        connection.settle()
+        transaction = connection.transaction
+        while position < end and not connection.closing and connection.waiter is None:
+            if transaction.items is not None:
+                if not self._transactions.take_inside(connection, requests[position], sizes[position], deadline_ms, refusal):
+                    break
+                position += 1
+                continue
+            if connection.subscribed and connection.protocol == 2:
+                failure = refusal_in_context(requests[position])
+                if failure is not None:
+                    connection.reply(failure)
+                    position += 1
+                    continue
             try:
                 command = parse_request(requests[position], self._draw)
             except CommandError as error:
-                connection.reply(error.failure)
+                connection.reply(self._transactions.refused(connection, requests[position], error))
                 position += 1
                 continue
             if command.kind is _CONNECTION:
-                if not self._attend(connection, command):
+                if not self._attend(connection, command, deadline_ms, refusal):
                     break
                 position += 1
             elif refusal is not None:
@@ -217,6 +258,10 @@ class Router:
                 position += 1
             elif command.kind is _WRITE:
                 if not connection.may_write:
+                    break
+                if isinstance(command, Blocking):
+                    self._block(connection, command, sizes[position], deadline_ms)
+                    position += 1
                     break
                 commands = [command] if position + 1 == end else self._run(requests, position, command)
                 after = position + len(commands)
@@ -240,7 +285,7 @@ class Router:
                 command = parse_request(requests[following], self._draw)
             except CommandError:
                 break  # it is met again at its turn
-            if command.kind is not kind or command.slow:
+            if command.kind is not kind or command.slow or isinstance(command, Blocking):
                 break
             commands.append(command)
         return commands
@@ -258,6 +303,23 @@ class Router:
             else:
                 connection.reply(Failure("ERR", f"the command has {one} bytes; max_entry_bytes is {limit}"))
 
+    def _block(self, connection: Connection, command: Blocking, size: int, deadline_ms: int) -> None:
+        """Take up a blocking pop: nothing behind it is taken up before it is answered."""
+        limit = self._settings.max_entry_bytes
+        if size > limit:
+            connection.reply(Failure("ERR", f"the command has {size} bytes; max_entry_bytes is {limit}"))
+            return
+        ticket = connection.expect_writes(1)
+        self._attempt(self._line.begin(connection, ticket, command, size, deadline_ms - self._settings.timeout_ms), deadline_ms)
+
+    def _attempt(self, waiter: Waiter, deadline_ms: int) -> None:
+        self._writes_came = True
+        self._writes.add(waiter, waiter.ticket, [waiter.command], [waiter.size], waiter.size, deadline_ms)
+
+    def _unblock(self, connection_id: int, error: bool) -> bool:
+        connection = self._connections.get(connection_id)
+        return connection is not None and self._line.unblock(connection, error=error)
+
     def _issue_reads(self, connection: Connection, commands: list[Command], size: int, deadline_ms: int) -> None:
         ticket = connection.expect_reads(len(commands))
         before = connection.last_reads
@@ -268,21 +330,41 @@ class Router:
         else:
             self._reads.add(reads)
 
-    def _attend(self, connection: Connection, command: Command) -> bool:
+    def _write_queued(self, connection: Connection, command: Command, size: int, deadline_ms: int) -> None:
+        """Take up a transaction, whose size counts until it is answered."""
+        connection.grow_next(size)
+        self._held_bytes += size
+        self._issue_writes(connection, [command], [size], deadline_ms)
+
+    def _read_watched(self, connection: Connection, command: Command, size: int, deadline_ms: int) -> None:
+        self._issue_reads(connection, [command], size, deadline_ms)
+
+    def _has_room(self, commands: int, size: int) -> bool:
+        """Whether this node may hold so much besides what waits for an answer."""
+        settings = self._settings
+        return self._held_commands + commands <= settings.max_commands and self._held_bytes + size <= settings.max_bytes
+
+    def _attend(self, connection: Connection, command: Command, deadline_ms: int, refusal: Failure | None) -> bool:
         """Execute a command that concerns the connection or the node, once everything before it has been answered. HELLO also waits
         until the replies before it have left, because it changes how replies are written."""
         if not isinstance(command, ConnectionCommand):
             raise TypeError(f"{type(command).__name__} is not a command of a connection")
+        if command.name in TRANSACTION_NAMES:
+            return self._transactions.take(connection, command, deadline_ms, refusal)
         if not connection.idle:
             return False
         if command.name == "hello" and not connection.delivered:
             connection.held_back = True
             return False
         try:
-            connection.reply(self._desk.attend(connection, command))
+            connection.reply(self._attend_now(connection, command))
         except CommandError as error:
             connection.reply(error.failure)
         return True
+
+    def _attend_now(self, connection: Connection, command: ConnectionCommand) -> Reply:
+        part = self._channels if command.name in self._channels.names else self._desk
+        return part.attend(connection, command)
 
     # The end of an iteration.
 
@@ -296,6 +378,8 @@ class Router:
                 if connection.chunks:
                     self._advance(connection, now_ms)
             taken_up = len(changed)
+            for waiter in self._line.take_woken():
+                self._attempt(waiter, now_ms + self._settings.timeout_ms)
             self._send_writes(now_ms)
             self._ask_reads(now_ms)
             later = changed[taken_up:]
@@ -311,18 +395,21 @@ class Router:
                 if connection.chunks:
                     connection.touch()
             if not changed:
-                return
+                break
+        if self._line.woken:  # by those whom this flush has closed
+            self._wake()
 
     def _deliver(self, connection: Connection) -> None:
         replies, size = connection.deliverable()
         close = connection.closing
-        if not replies and not close:
-            return
         self._held_commands -= len(replies)
         self._held_bytes -= size
         self.commands_processed += len(replies)
+        unasked = connection.take_pushes(replies)
+        if not replies and not close:
+            return
         try:
-            self._reply(connection.id, replies, connection.protocol, close)
+            self._reply(connection.id, replies, connection.protocol, close, unasked)
         except Exception as error:  # whatever a connection does, it concerns that connection only
             self.last_reply_error = error
             self._give_up(connection)
@@ -389,6 +476,8 @@ class Router:
                 self._reads.answered(number, replies)
             case ReadsRefused(id=number):
                 self._reads.refused(number, now_ms)
+            case Publish():
+                self._channels.deliver(value)
             case _:
                 raise TypeError(f"{type(value).__name__} is not a frame for the router")
 
@@ -408,11 +497,13 @@ class Router:
 
     def peer_connected(self, node: NodeId) -> None:
         """There is a (new) connection to `node`."""
+        self._channels.peer_connected(node)
         if node == self._leader:
             self._send_again()
 
     def peer_disconnected(self, node: NodeId) -> None:
         """The connection to `node` broke."""
+        self._channels.peer_disconnected(node)
         self._proposals.node_gone(node)
         self._reads.node_gone(node)
         self._refusals.pop(node, None)
@@ -443,19 +534,23 @@ class Router:
         if new_term or was_leading != is_leading or (change.leader is not None and change.leader != self._leader):
             self._send_again()
         self._leader, self._term = change.leader, change.term
+        if change.leader is not None:
+            self._leaderless_since_ms = None
 
-    def applied(self, index: Index, groups: list[GroupReplies], now_ms: int) -> None:
-        """The entry at `index` has been applied, and answered `groups`."""
+    def applied(self, index: Index, groups: list[GroupReplies], now_ms: int, pushed: Sequence[bytes] = ()) -> None:
+        """The entry at `index` has been applied, and answered `groups`; elements have been added to the keys `pushed`."""
         for replies in groups:
             if replies.session == self._writes.session:
                 self._writes.answered(replies, now_ms)
             elif self._leading:
                 self._proposals.applied(replies)
+        self._line.pushed(pushed)  # behind the answers: who was told that there is nothing waits by now
         self._proposals.unblock()
 
     def snapshot_installed(self, now_ms: int) -> None:
         """The state has jumped: entries were skipped, with the replies of this node's writes in them."""
         self._writes.state_jumped(self._replica.machine, now_ms)
+        self._line.skipped()
 
     def read_point(self, context: int, index: Index) -> None:
         """The round `context` is confirmed: its reads may be executed once `index` is applied."""
@@ -472,6 +567,7 @@ class Router:
         self._writes.expire(now_ms, self._unsent_failure())
         self._reads.tick(now_ms, self._late_read)
         self._proposals.unblock()
+        self._look_after_line(now_ms)
         if not self._replica.ready_to_serve:
             self._writes.fail_queued(REBUILDING)
             self._reads.fail_all(REBUILDING)
@@ -479,6 +575,16 @@ class Router:
             self._proposals.expiry_point(now_ms)
         elif self._leader is not None:
             self._writes.check_stall(now_ms)
+
+    def _look_after_line(self, now_ms: int) -> None:
+        """End what has waited long enough, or cannot wait here: without a state, or without a leader for as long as a request may take."""
+        self._line.expire(now_ms)
+        if self._leader is None and self._leaderless_since_ms is None:
+            self._leaderless_since_ms = now_ms
+        if not self._replica.ready_to_serve:
+            self._line.end_all(REBUILDING)
+        elif self._leaderless_since_ms is not None and now_ms - self._leaderless_since_ms >= self._settings.timeout_ms:
+            self._line.end_all(self._unsent_failure())
 
     def _unsent_failure(self) -> Failure:
         """What to say of a request whose time is over and that never left this node."""
@@ -493,6 +599,8 @@ class Router:
         """Take up nothing new from now on; True when nothing is in flight any more and every reply has been delivered."""
         if not self._stopping:
             self._stopping = True
+            self._line.refusal = STOPPING
+            self._line.end_all(STOPPING)
             if self._leader is None:
                 self._writes.fail_queued(STOPPING)
         return self.idle
@@ -513,4 +621,8 @@ class Router:
             reads=self._reads.in_flight,
             forwarded_bytes=self._proposals.waiting_bytes,
             refused_frames=self.refused_frames,
+            channels=self._channels.channels,
+            patterns=self._channels.patterns,
+            blocked=self._line.waiting,
+            messages_dropped=self._channels.dropped,
         )

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from raftkv.errors import InvariantBroken
 from raftkv.kv.batch import Group
@@ -24,11 +25,23 @@ from raftkv.kv.command import Command
 from raftkv.kv.commands import encode_commands
 from raftkv.kv.machine import GroupReplies
 from raftkv.kv.replies import Failure, Reply
-from raftkv.router.connection import Connection
 from raftkv.router.ports import MachinePort, RouterSettings
 
 LATE = Failure("UNCERTAIN", "the time for this request is over and its outcome is not known; it may still happen")
 LOST = Failure("UNCERTAIN", "the outcome of this request was lost with its session; it may have happened")
+
+
+class Asker(Protocol):
+    """Who is answered: a connection, or what stands for one."""
+
+    gave_up: bool
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody wants an answer any more."""
+
+    def writes_answered(self, ticket: int, replies: list[Reply]) -> None:
+        """The replies to consecutive writes, the first of which is request `ticket`."""
 
 
 class Run:
@@ -36,7 +49,7 @@ class Run:
 
     __slots__ = ("connection", "count", "deadline_ms", "ticket")
 
-    def __init__(self, connection: Connection | None, ticket: int, count: int, deadline_ms: int) -> None:
+    def __init__(self, connection: Asker | None, ticket: int, count: int, deadline_ms: int) -> None:
         self.connection = connection
         self.ticket = ticket
         self.count = count
@@ -164,7 +177,7 @@ class OwnWrites:
     # Queueing.
 
     def add(
-        self, connection: Connection, ticket: int, commands: list[Command], sizes: list[int], size: int, deadline_ms: int
+        self, connection: Asker, ticket: int, commands: list[Command], sizes: list[int], size: int, deadline_ms: int
     ) -> None:
         """Queue consecutive writes of `connection`, the first of which is request `ticket`; `size` is the sum of `sizes`."""
         self._runs.append(Run(connection, ticket, len(commands), deadline_ms))

@@ -35,6 +35,9 @@ REQUESTS_AT_ONCE = 1024
 INFLIGHT_BYTES = 1 << 20
 """Bytes of one client's unanswered requests at which the node stops reading from him."""
 
+SUBSCRIBER_OUTPUT_BYTES = 32 << 20
+"""Bytes that may wait for a client who is sent published messages: nothing else stops them from coming."""
+
 OUTPUT_BYTES = 256 << 10
 """Bytes of unsent replies at which the node stops reading from a client."""
 
@@ -61,6 +64,9 @@ class RequestSink(Protocol):
 
     def submit(self, connection_id: int, requests: list[list[bytes]], now_ms: int) -> None:
         """A client asks for `requests`."""
+
+    def ended(self, connection_id: int) -> None:
+        """A client sends nothing more. He may still be answered."""
 
     def closed(self, connection_id: int) -> None:
         """A client is gone; replies to him go nowhere."""
@@ -109,7 +115,7 @@ class _Client(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends nothing more; what he has sent is still answered."""
         self._ending = True
-        self._server.mark(self)
+        self._server.client_ended(self)
         return True
 
     def pause_writing(self) -> None:
@@ -160,20 +166,21 @@ class _Client(asyncio.Protocol):
             else:
                 self.transport.pause_reading()
 
-    def answer(self, replies: list[Reply], protocol: int) -> None:
-        """Some more requests have been answered; the replies leave at the end of the iteration.
+    def answer(self, replies: list[Reply], protocol: int, unasked: int) -> None:
+        """Some more requests have been answered; the replies leave at the end of the iteration. `unasked` of them answer no request.
 
         A client for whom too much waits already is disconnected. One delivery may be of any size: whoever reads at once what he asked
         for is not slow.
         """
-        if self.output_bytes + self.transport.get_write_buffer_size() > self._server.max_output_bytes:
+        bound = min(SUBSCRIBER_OUTPUT_BYTES, self._server.max_output_bytes) if unasked else self._server.max_output_bytes
+        if self.output_bytes + self.transport.get_write_buffer_size() > bound:
             self._server.slow_clients += 1
             self.abort("client_too_slow")
             return
         data = encode_replies(replies, protocol)
         self.output.append(data)
         self.output_bytes += len(data)
-        self._answered(len(replies))
+        self._answered(len(replies) - unasked)
 
     def _answered(self, count: int) -> None:
         self.in_flight -= count
@@ -310,13 +317,14 @@ class ClientServer:
         bound = self._server.sockets[0].getsockname()
         return Address(bound[0], bound[1])
 
-    def reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool) -> None:
-        """The answers to the oldest unanswered requests of a client; with `close`, he is disconnected after them."""
+    def reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool, unasked: int = 0) -> None:
+        """The answers to the oldest unanswered requests of a client, and among them `unasked` pushes that answer none; with `close`, he
+        is disconnected after them."""
         client = self._clients.get(connection_id)
         if client is None:
             return
         if replies and not client.transport.is_closing():
-            client.answer(replies, protocol)
+            client.answer(replies, protocol, unasked)
         if close:
             client.stop()
         else:
@@ -376,6 +384,12 @@ class ClientServer:
         self._clients[client.id] = client
         keep_alive(client.transport, KEEP_ALIVE_SECONDS)
         self.sink.open(client.id, self.address_of(client))
+
+    def client_ended(self, client: _Client) -> None:
+        self.mark(client)
+        if client.id in self._clients:
+            self.sink.ended(client.id)
+            self.arrived()
 
     def client_lost(self, client: _Client) -> None:
         self._all.discard(client)

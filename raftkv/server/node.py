@@ -376,7 +376,7 @@ class Node:
         if self._failure is None:
             self._failure = error
             if isinstance(error, StateDamaged):
-                with contextlib.suppress(StorageError):  # then the next start finds the damage as this one did
+                with contextlib.suppress(StorageError):  # then it is found again, as it was now
                     note_damage(self._disk, str(error))
             raft = self._replica.raft
             self._events.critical(

@@ -32,7 +32,7 @@ from msgspec import Struct
 
 from raftkv.codec.frames import MAX_PAYLOAD_BYTES, FrameDecoder, FrameSender, Payload
 from raftkv.codec.handshake import KIND_VALUE, MAX_HANDSHAKE_BYTES, NONCE_BYTES, PROTOCOL_VERSION, Handshake, Hello
-from raftkv.codec.peer import SnapshotOffer, Value, decode_value, encode_value, stream_of
+from raftkv.codec.peer import Publish, SnapshotOffer, Value, decode_value, encode_value, stream_of
 from raftkv.errors import ProtocolError
 from raftkv.raft.messages import InstallSnapshot, MessageBase
 from raftkv.raft.types import Incarnation, NodeId
@@ -52,6 +52,10 @@ UNSENT_BYTES = 64 << 10
 """About how much is given to the operating system that it cannot send at once: what is behind it can still be overtaken."""
 WRITE_BYTES = 256 << 10
 """About how much is given to a transport in one write."""
+
+PUBLISHED_BYTES = 4 << 20
+"""Bytes that wait for a node, whatever they are, beyond which no published message joins them: those can be lost, and what is behind them
+must not come late."""
 
 LINGER_SECONDS = 0.5
 """How long a node that stops waits for what it has said to leave."""
@@ -211,6 +215,9 @@ class _Outgoing(_Connection):
 
     def send(self, value: Value) -> bool:
         """Queue `value`; it leaves at the end of this iteration of the event loop, or when there is room."""
+        if type(value) is Publish and self.sender.queued_bytes > PUBLISHED_BYTES:
+            self.network.message_dropped(self._link.node)
+            return False
         try:
             queued = self.sender.queue(KIND_VALUE, stream_of(value), encode_value(value))
         except ValueError as error:
@@ -454,6 +461,9 @@ class PeerNetwork:
         self._strangers: dict[_Incoming, None] = {}
         self._server: asyncio.Server | None = None
         self._last_warning = float("-inf")
+        self.messages_dropped = 0
+        """Published messages that were not sent because too much waited."""
+        self._last_drop = float("-inf")
 
     # For the node.
 
@@ -548,6 +558,14 @@ class PeerNetwork:
             self._last_warning = now
             address = connection.transport.get_extra_info("peername")
             self.events.warning("peer_refused", address=str(address), reason=reason, refusals=self.refusals)
+
+    def message_dropped(self, node: NodeId) -> None:
+        """A published message was not sent to `node`, for which too much waits. One a second is logged."""
+        self.messages_dropped += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._last_drop >= 1.0:
+            self._last_drop = now
+            self.events.warning("message_dropped", peer=node, queued_bytes=self.queued_bytes(node), dropped=self.messages_dropped)
 
     def stranger_came(self, connection: _Incoming) -> None:
         self._strangers[connection] = None

@@ -136,7 +136,7 @@ class Cluster:
         """
         for node in self.nodes:
             self.schedule.after(self.world.tuning.turn_us[1], node.start)
-        self.workload.begin()
+        self.workload.begin(tuple(node.name for node in self.nodes))
         if self.swarm.formed:
             while self.schedule.now_us < FORMING_MS * 1_000 and not self.watch.formed:
                 self.schedule.step()

@@ -13,16 +13,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from raftkv.kv.command import Write
-from raftkv.kv.commands import parse_request
 from raftkv.kv.hash_commands import DeleteFields, SetFields
-from raftkv.kv.machine import KvMachine
 from raftkv.kv.replies import Reply, SetReply
 from raftkv.kv.set_commands import AddMembers, RemoveMembers
-
-Content = bytes | frozenset[Any]
-"""The value of a key: of a string its bytes."""
-
-Elements = frozenset[Any]
+from raftkv.sim.values import Elements, Value
 
 NAMES: Final = (b"m0", b"m1", b"m2", b"m3")
 KEYS: Final = 2
@@ -93,15 +87,6 @@ def normal(reply: Reply) -> object:
     return frozenset(reply.members) if isinstance(reply, SetReply) else reply
 
 
-def holds(machine: KvMachine, key: bytes, content: Content | None) -> bool:
-    """Whether `machine` has `content` at `key`."""
-    kind = {b"hash": "hgetall", b"set": "smembers"}.get(key.partition(b":")[0])
-    if kind is None:
-        return machine.read(parse_request([b"get", key])) == content
-    arguments = [kind.encode(), key]
-    return normal(machine.read(parse_request(arguments))) == READS[kind](elements_of(content), arguments)
-
-
-def elements_of(content: Content | None) -> Elements:
+def elements_of(value: Value) -> Elements:
     """The elements of a key that holds some or nothing."""
-    return content if isinstance(content, frozenset) else frozenset()
+    return value if isinstance(value, frozenset) else frozenset()

@@ -4,7 +4,8 @@ It knows only the commands that the workload uses, and does them in the plainest
 the product nothing but the decoding of a batch. What is checked against it was therefore computed twice.
 
 A command that changes something carries a *tag* that is never used twice: the value that it sets, or the second key that it deletes
-(which never exists). So it is known for each one where in the log it took effect, and that it did so once.
+(which never exists). So it is known for each one where in the log it took effect, and that it did so once. A transaction has one tag, in
+its last command.
 """
 
 from __future__ import annotations
@@ -14,22 +15,27 @@ from bisect import bisect_right
 from collections.abc import Callable
 
 from raftkv.kv.batch import Group, decode_batch
-from raftkv.kv.command import Write
+from raftkv.kv.command import Read, Write
 from raftkv.kv.commands import decode_writes
 from raftkv.kv.counter_commands import IncrementBy
 from raftkv.kv.expiry_commands import Expire
 from raftkv.kv.hash_commands import SetFields
 from raftkv.kv.key_commands import Delete
+from raftkv.kv.list_commands import ListPop, ListPush
 from raftkv.kv.replies import OK, Reply
+from raftkv.kv.session_commands import Once, OpenSession
 from raftkv.kv.sessions import LIMITS
-from raftkv.kv.string_commands import Set, SetWith
-from raftkv.sim.elements import WRITES, Content, elements_of
+from raftkv.kv.sorted_set_commands import AddMembers, AddToScore, RemoveMembers
+from raftkv.kv.string_commands import Get, Set, SetWith
+from raftkv.kv.transactions import Transaction
+from raftkv.sim.elements import WRITES, elements_of
 from raftkv.sim.trace import Violation
+from raftkv.sim.values import SortedSet, Value
 
 TAG = b"tag:"
 """What the second key of a DEL begins with."""
 
-Version = tuple[int, Content | None]
+Version = tuple[int, Value]
 """An index, and the value of a key from then on."""
 
 
@@ -54,23 +60,37 @@ class Model:
         """Tag to the index where it took effect, and the reply."""
         self.counted: dict[tuple[bytes, int], int] = {}
         """Counter and number to the index where it reached that number."""
+        self.popped: dict[tuple[bytes, bytes | None], list[int]] = {}
+        """List and element, None where there was none, to the indices where it was taken away."""
+        self.aborted: dict[bytes, int] = {}
+        """Tag of a transaction that was stopped by a change of what it watched, to the index where that was found."""
+        self.summed: dict[tuple[bytes, bytes, float], list[int]] = {}
+        """Sorted set, member and score to the indices where an increment came to that score."""
         self.refused: set[bytes] = set()
         """Tags of commands whose clients were told that they did not happen."""
         self.versions: dict[bytes, list[Version]] = {}
+        self._changed: dict[bytes, int] = {}
+        """Key to the index where a command changed it last; that it expired is no change of its own."""
         self._due: dict[bytes, int] = {}
         self._expiries: list[tuple[int, bytes]] = []
         self._sessions: dict[bytes, _Session] = {}
+        self._client_sessions: dict[bytes, _Session] = {}
         self._command_failed = command_failed
 
     # Questions.
 
-    def value(self, key: bytes) -> Content | None:
+    def value(self, key: bytes) -> Value:
         """The value of `key` now."""
         versions = self.versions.get(key)
         return versions[-1][1] if versions else None
 
+    def string(self, key: bytes) -> bytes | None:
+        """The string at `key` now, if there is one."""
+        value = self.value(key)
+        return value if isinstance(value, bytes) else None
+
     def first_index_with(
-        self, key: bytes, value: object, low: int, high: int, view: Callable[[Content | None], object] = lambda content: content
+        self, key: bytes, value: object, low: int, high: int, view: Callable[[Value], object] = lambda content: content
     ) -> int | None:
         """The first index from `low` to `high` after which the `view` of `key` was `value`; None when there is none."""
         versions = self.versions.get(key, [])
@@ -104,12 +124,15 @@ class Model:
         while self._expiries and self._expiries[0][0] < self.clock_ms:
             due_ms, key = heapq.heappop(self._expiries)
             if self._due.get(key) == due_ms:
+                changed = self._changed[key]
                 self._put(key, None)
+                self._changed[key] = changed
         for group in batch.groups:
             self._apply_group(group)
         limit_ms = self._sessions_ms - LIMITS.age_ms
-        for name in [name for name, session in self._sessions.items() if session.used_ms < limit_ms]:
-            del self._sessions[name]
+        for table in (self._sessions, self._client_sessions):
+            for name in [name for name, session in table.items() if session.used_ms < limit_ms]:
+                del table[name]
 
     def _apply_group(self, group: Group) -> None:
         session = self._sessions.get(group.session)
@@ -150,6 +173,32 @@ class Model:
                 number = int(before) + amount
                 self._put(key, b"%d" % number, self._due.get(key, 0))
                 self.counted[key, number] = self.index
+            case ListPush(key=key, elements=(element,), left=False):
+                pushed = (*self._list(key), element)
+                self._put(key, pushed, self._due.get(key, 0))
+                self._took_effect(element, len(pushed))
+            case ListPop(key=key, left=True, count=None):
+                elements = self._list(key)
+                self.popped.setdefault((key, elements[0] if elements else None), []).append(self.index)
+                if elements:
+                    self._put(key, elements[1:] or None, self._due.get(key, 0))
+            case AddMembers(key=key, elements=elements, options=0):
+                scores = self._scores(key)
+                count = len(scores)
+                scores.update(elements)
+                self._put_scores(key, scores)
+                self._took_effect(elements[-1][0], len(scores) - count)
+            case AddToScore(key=key, member=member, amount=amount, options=0):
+                scores = self._scores(key)
+                score = scores.get(member, 0) + amount
+                self._put_scores(key, {**scores, member: score})
+                self.summed.setdefault((key, member, score), []).append(self.index)
+            case RemoveMembers(key=key, members=members):
+                scores = self._scores(key)
+                gone = sum(scores.pop(member, None) is not None for member in members)
+                if gone:
+                    self._put_scores(key, scores)
+                self._took_effect(members[-1], gone)
             case Delete(keys=keys):
                 gone = 0
                 for key in keys:
@@ -161,15 +210,69 @@ class Model:
                 present = self.value(key)
                 if present is not None:
                     self._put(key, present if ttl_ms > 0 else None, self.clock_ms + ttl_ms)
+            case OpenSession(session=name):
+                if name not in self._client_sessions:
+                    self._client_sessions[name] = _Session()
+                    self._client_sessions[name].used_ms = self._sessions_ms
+            case Once(session=name, sequence=sequence, command=command):
+                known = self._client_sessions.get(name)
+                if known is not None and sequence <= known.last + 1:
+                    known.used_ms = self._sessions_ms
+                if known is not None and sequence == known.last + 1:
+                    known.last = sequence
+                    [inner] = decode_writes(command)
+                    return self._apply_write(inner)
+            case Transaction(watches=watches):
+                self._apply_transaction(write, watches)
             case _ if type(write) in WRITES:
                 key = write.key  # type: ignore[attr-defined]
-                elements, reply, tag = WRITES[type(write)](elements_of(self.value(key)), write)
+                after, reply, tag = WRITES[type(write)](elements_of(self.value(key)), write)
                 if reply or type(write) is SetFields:
-                    self._put(key, elements or None, self._due.get(key, 0))
+                    self._put(key, after or None, self._due.get(key, 0))
                 self._took_effect(tag, reply)
             case _:
                 raise Violation("log content", f"entry {self.index} holds {write}, which no client asked for")
         return True
+
+    def _apply_transaction(self, transaction: Transaction, watches: tuple[tuple[bytes, int], ...]) -> None:
+        members = transaction.members()
+        tag = members[-1].keys[-1] if isinstance(members[-1], Delete) else b""
+        if all(self._unchanged(key, revision) for key, revision in watches):
+            self._took_effect(tag, [self._apply_member(member) for member in members])
+        else:
+            self.aborted[tag] = self.index
+
+    def _unchanged(self, key: bytes, revision: int) -> bool:
+        """Whether `key` is as it was when it had `revision`: of a key that is there the index that wrote it; of another one, what is left
+        of an index behind which nothing has touched it."""
+        changed = self._changed.get(key, 0)
+        if self.value(key) is not None:
+            return changed == revision
+        return revision < 0 and changed <= -1 - revision
+
+    def _apply_member(self, member: Read | Write) -> Reply:
+        match member:
+            case Get(key=key):
+                return self.string(key)
+            case Set(key=key, value=value):
+                self._put(key, value)
+                return OK
+            case Delete(keys=(tag,)) if self.value(tag) is None:
+                return 0
+            case _:
+                raise Violation("log content", f"entry {self.index} holds {member} in a transaction, which no client asked for")
+
+    def _list(self, key: bytes) -> tuple[bytes, ...]:
+        value = self.value(key)
+        return value if isinstance(value, tuple) else ()
+
+    def _scores(self, key: bytes) -> dict[bytes, float]:
+        value = self.value(key)
+        return dict(value.pairs) if isinstance(value, SortedSet) else {}
+
+    def _put_scores(self, key: bytes, scores: dict[bytes, float]) -> None:
+        pairs = tuple(sorted(scores.items(), key=lambda item: (item[1], item[0])))
+        self._put(key, SortedSet(pairs) if pairs else None, self._due.get(key, 0))
 
     def _took_effect(self, tag: bytes, reply: Reply) -> None:
         if tag in self.effects:
@@ -178,7 +281,8 @@ class Model:
             raise Violation("definite refusal", f"{tag!r} took effect at {self.index}; its client was told that it did not happen")
         self.effects[tag] = (self.index, reply)
 
-    def _put(self, key: bytes, value: Content | None, due_ms: int = 0) -> None:
+    def _put(self, key: bytes, value: Value, due_ms: int = 0) -> None:
+        self._changed[key] = self.index
         versions = self.versions.setdefault(key, [])
         if versions and versions[-1][0] == self.index:
             versions[-1] = (self.index, value)

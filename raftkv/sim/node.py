@@ -572,7 +572,7 @@ class SimNode(Host):
         if self.serves:
             self.run(ask)
 
-    def _reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool) -> None:
+    def _reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool, unasked: int = 0) -> None:
         try:
             self._replies.replied(self, connection_id, replies, close)
         except Violation as violation:  # the router gives up a connection whose replies cannot be taken, whatever the reason

@@ -20,7 +20,7 @@ from raftkv.sim.plan import Cut, Firing
 from raftkv.sim.points import POINTS
 from raftkv.sim.suite import Broken, Result
 
-SUITE_SEEDS: Final = 2_000
+SUITE_SEEDS: Final = 2_500
 SUITE_FAULTS: Final = 1_000
 """How often each kind of fault must have happened in a suite."""
 

@@ -37,10 +37,10 @@ _TIMES = {
     Needs.AGAIN: 2,
     Needs.COMPACTION: 2,
     Needs.ROTATION: 6,
-    Needs.SNAPSHOT: 6,
-    Needs.LAGGING: 18,
+    Needs.SNAPSHOT: 7,
+    Needs.LAGGING: 14,
     Needs.ROT_STATE: 4,
-    Needs.ROT_STAGED: 6,
+    Needs.ROT_STAGED: 9,
 }
 """How often seeds aim at a point: the more often, the less easily such points are reached."""
 
@@ -112,9 +112,12 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
         wall_offsets_ms=_draw_offsets(rng, count),
     )
     drawn = drawn if rng.random() < UNAIMED else aim(drawn, _AIMS[seed % len(_AIMS)], rng)
-    # Drawn apart, so that seeds without hashes and sets are what they were before there were any.
+    # Drawn apart, so that seeds without them are what they were before there were any.
+    transfers = random.Random(f"transfers of {seed}").choice((0.0, 0.0, 0.2, 0.6))
+    lists = random.Random(f"lists of {seed}").choice((0.0, 0.0, 0.2, 0.5))
+    sorted_sets = random.Random(f"sorted sets of {seed}").choice((0.0, 0.0, 0.2, 0.5))
     elements = random.Random(f"elements of {seed}").choice((0.0, 0.0, 0.3, 1.0))
-    return replace(drawn, load=replace(drawn.load, elements=elements))
+    return replace(drawn, load=replace(drawn.load, transfers=transfers, lists=lists, sorted_sets=sorted_sets, elements=elements))
 
 
 def aim(swarm: Swarm, point: Point, rng: random.Random) -> Swarm:

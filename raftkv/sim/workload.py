@@ -10,7 +10,9 @@ is checked of each reply, at the moment when it leaves the node:
 - A read on a READONLY connection equals some state, and never goes back.
 - A command that was definitely refused never takes effect.
 - Replies come in the order of the requests: each has the type and content of its request.
+- An element of a list is told to have been taken away once, and only if it was.
 - A counter is never above what was asked for, and never below what was acknowledged.
+- A transaction answers what the model says of it, all of it or nothing; accounts hold the same together, always (`sim.transfers`).
 """
 
 from __future__ import annotations
@@ -18,16 +20,18 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Collection
-from typing import Protocol
 
 from msgspec import Struct
 
-from raftkv.kv.replies import Failure, Reply, Simple
+from raftkv.kv.replies import NO_ARRAY, OK, Failure, Reply, Simple
 from raftkv.sim.clock import Schedule
 from raftkv.sim.elements import READS, draw, elements_of, normal
+from raftkv.sim.library import Library, Nodes, new_core
 from raftkv.sim.model import TAG
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Trace, Violation
+from raftkv.sim.transfers import ACCOUNTS, Transfer, look, together
+from raftkv.sim.values import value_told
 from raftkv.sim.watch import Watch
 
 _DEFINITE = {"CLUSTERDOWN", "OVERLOADED"}
@@ -53,8 +57,16 @@ class Load(Struct, frozen=True, kw_only=True):
     leave: float = 0.02
     """How often a client leaves in the middle of something."""
     ttl_ms: tuple[int, int] = (20, 1_500)
+    libraries: int = 0
+    """Programs that use the client library, besides the clients."""
     failing: float = 0.0
     """The share of further commands that fail when they are applied, most of the time: they count with a key that holds a text."""
+    lists: float = 0.0
+    """The share of further commands that are about lists."""
+    transfers: float = 0.0
+    """The share of pipelines that begin a transfer between two accounts, or look at all of them, in a transaction."""
+    sorted_sets: float = 0.0
+    """The share of further commands that are about sorted sets."""
     elements: float = 0.0
     """The share of pipelines that are followed by commands on hashes and sets."""
 
@@ -62,9 +74,12 @@ class Load(Struct, frozen=True, kw_only=True):
 class Request:
     """One command that a client sent."""
 
-    __slots__ = ("amount", "arguments", "floor", "key", "kind", "tag")
+    __slots__ = ("amount", "arguments", "floor", "key", "kind", "tag", "transfer")
 
-    def __init__(self, kind: str, arguments: list[bytes], key: bytes, tag: bytes, floor: int) -> None:
+    def __init__(
+        self, kind: str, arguments: list[bytes], key: bytes, tag: bytes, floor: int, transfer: Transfer | None = None
+    ) -> None:
+        self.transfer = transfer
         self.kind = kind
         self.arguments = arguments
         self.key = key
@@ -86,15 +101,10 @@ class Client:
         self.waiting: list[Request] = []
         self.again: list[bytes] = []
         """Keys that are to be set again."""
+        self.transfer: Transfer | None = None
+        """The transfer that has begun."""
         self.acts = 0
         self.stopped = False
-
-
-class Nodes(Protocol):
-    """Where the nodes are found."""
-
-    @property
-    def running(self) -> list[SimNode]: ...
 
 
 class Workload:
@@ -113,24 +123,41 @@ class Workload:
         self._rng = rng
         self._clients = [Client(number, random.Random(rng.getrandbits(64))) for number in range(load.clients)]
         self._by_connection: dict[int, Client] = {}
+        self.libraries: list[Library] = []
+        self._libraries_by_connection: dict[int, Library] = {}
         self._connections = 0
         self._tags = 0
         self._counted: dict[bytes, list[int]] = {}
         """For each counter: the sums acknowledged, and not refused."""
 
-    def begin(self) -> None:
-        """Let the clients begin."""
+    def begin(self, names: tuple[str, ...]) -> None:
+        """Let the clients begin; `names` are those of all nodes."""
         for client in self._clients:
             self._think(client)
+        if self.load.libraries:
+            rng = random.Random(self._rng.getrandbits(64))
+            core = new_core(names, self._schedule, rng)
+            for number in range(self.load.libraries):
+                library = Library(number, core, self._schedule, self._trace, rng, lambda: self.nodes, self._connect_library)
+                self.libraries.append(library)
+                library.begin()
+
+    def _connect_library(self, library: Library) -> int:
+        self._connections += 1
+        self._libraries_by_connection[self._connections] = library
+        return self._connections
 
     def stop(self) -> None:
         """Let the clients ask for nothing new."""
         for client in self._clients:
             client.stopped = True
+        for library in self.libraries:
+            library.stopped = True
 
     def waiting(self, nodes: Collection[SimNode]) -> int:
         """Requests to one of `nodes` without a reply."""
-        return sum(len(client.waiting) for client in self._clients if client.node in nodes)
+        libraries = sum(library.waits_for(node) for library in self.libraries for node in nodes)
+        return libraries + sum(len(client.waiting) for client in self._clients if client.node in nodes)
 
     # Asking.
 
@@ -159,6 +186,8 @@ class Workload:
             requests = [self._request(client) for _ in range(rng.randint(1, self.load.pipeline))]
             if self.load.elements and rng.random() < self.load.elements:
                 requests += [self._about_elements(client) for _ in range(rng.randint(1, 3))]
+            if self.load.transfers:
+                requests += self._transaction(client)
             client.waiting += requests
             node.submit(client.connection, [request.arguments for request in requests])
 
@@ -186,7 +215,7 @@ class Workload:
     def _disconnect(self, client: Client) -> None:
         """What has no reply never gets one."""
         self._by_connection.pop(client.connection, None)
-        client.node = None
+        client.node = client.transfer = None
         for request in client.waiting:
             self._unknown(request)
             if request.kind == "set" and self.load.retry and client.rng.random() < self.load.retry:
@@ -204,6 +233,10 @@ class Workload:
             return Request("set", [b"SET", key, tag], key, tag, self.floor)
         if load.failing and rng.random() < load.failing:
             return Request("bad", [b"INCR", key], key, b"", self.floor)
+        if load.lists and rng.random() < load.lists:
+            return self._about_a_list(rng, tag)
+        if load.sorted_sets and rng.random() < load.sorted_sets:
+            return self._about_a_sorted_set(rng, tag)
         if choice < 0.34:
             return Request("get", [b"GET", key], key, b"", self.floor)
         if choice < 0.42:
@@ -228,6 +261,67 @@ class Workload:
             return Request("setpx", [b"SET", key, value, b"PX", b"%d" % rng.randint(*load.ttl_ms)], key, value, self.floor)
         return Request("set", [b"SET", key, value], key, value, self.floor)
 
+    def _about_a_list(self, rng: random.Random, tag: bytes) -> Request:
+        key = b"list:%d" % rng.randrange(self.load.keys)
+        kind, arguments = rng.choices(
+            [
+                ("push", [b"RPUSH", key, tag]),
+                ("pop", [b"LPOP", key]),
+                ("get", [b"LRANGE", key, b"0", b"-1"]),
+                ("del", [b"DEL", key, tag]),
+                ("expire", [b"PEXPIRE", key, b"%d" % rng.randint(*self.load.ttl_ms)]),
+            ],
+            [40, 35, 20, 3, 2],
+        )[0]
+        return Request(kind, arguments, key, tag if tag in arguments else b"", self.floor)
+
+    def _transaction(self, client: Client) -> list[Request]:
+        """What a client does for a transfer now, if anything."""
+        rng, transfer, floor = client.rng, client.transfer, self.floor
+        if transfer is not None:
+            if not transfer.ready:
+                return []
+            client.transfer = None
+            return self._multi("exec", transfer.changes())
+        if rng.random() >= self.load.transfers:
+            return []
+        if rng.random() < 0.3:
+            # A WATCH that failed would stop it.
+            return [Request("ok", [b"UNWATCH"], b"", b"", floor), *self._multi("look", look())]
+        transfer = client.transfer = Transfer(rng, self.load.keys)
+        unwatch, watch, *reads = transfer.preparations()
+        return [
+            Request("ok", unwatch, b"", b"", floor),
+            Request("ok", watch, b"", b"", floor, transfer),
+            *(Request("get", read, read[1], b"", floor, transfer) for read in reads),
+        ]
+
+    def _multi(self, kind: str, inside: list[list[bytes]]) -> list[Request]:
+        """A transaction, whose last command names it."""
+        self._tags += 1
+        tag = b"%s%d:" % (TAG, self._tags)
+        return [
+            Request("ok", [b"MULTI"], b"", b"", self.floor),
+            *(Request("queued", each, b"", b"", self.floor) for each in (*inside, [b"DEL", tag])),
+            Request(kind, [b"EXEC"], b"", tag, self.floor),
+        ]
+
+    def _about_a_sorted_set(self, rng: random.Random, tag: bytes) -> Request:
+        key = b"sorted set:%d" % rng.randrange(self.load.keys)
+        member, score, other = b"m%d" % rng.randrange(3), b"%d" % rng.randint(-2, 2), b"%.1f" % rng.uniform(-2, 2)
+        kind, arguments = rng.choices(
+            [
+                ("zadd", [b"ZADD", key, score, member, other, tag]),
+                ("zincrby", [b"ZINCRBY", key, score, member]),
+                ("zrem", [b"ZREM", key, member, tag]),
+                ("get", [b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"]),
+                ("del", [b"DEL", key, tag]),
+                ("expire", [b"PEXPIRE", key, b"%d" % rng.randint(*self.load.ttl_ms)]),
+            ],
+            [30, 20, 15, 25, 7, 3],
+        )[0]
+        return Request(kind, arguments, key, tag if tag in arguments else b"", self.floor)
+
     def _about_elements(self, client: Client) -> Request:
         self._tags += 1
         tag = b"%s%d:" % (TAG, self._tags)
@@ -241,9 +335,15 @@ class Workload:
         for client in self._clients:
             if client.node is node:
                 self._disconnect(client)
+        for library in self.libraries:
+            library.node_died(node)
 
     def replied(self, node: SimNode, connection: int, replies: list[Reply], close: bool) -> None:
         """`replies` leave `node` on `connection`."""
+        library = self._libraries_by_connection.get(connection)
+        if library is not None:
+            library.replied(connection, replies)
+            return
         client = self._by_connection.get(connection)
         if client is None:
             self._watch.probes.reply_for_nobody()
@@ -266,6 +366,10 @@ class Workload:
         match request.kind:
             case kind if kind == "get" or kind in READS:
                 self._read(client, request, reply, about)
+                if request.transfer is not None:
+                    request.transfer.read(request.key, reply)
+            case "exec" | "look":
+                self._executed(client, request, reply, about)
             case "incr":
                 index = self._model.counted.get((request.key, reply)) if isinstance(reply, int) else None
                 if index is None:
@@ -273,14 +377,18 @@ class Workload:
                 del self._model.counted[request.key, reply]  # type: ignore[arg-type]  # it was found by this
                 self._counted[request.key][0] += 1
                 self._written(client, request, index, about)
+            case "pop":
+                self._popped(client, request, reply, about)
+            case "zincrby":
+                self._summed(client, request, reply, about)
             case "expire":
                 if reply not in (0, 1):
                     raise Violation("order of replies", about)
             case "bad":
                 if not isinstance(reply, (int, Failure)):
                     raise Violation("order of replies", about)
-            case "echo" | "readonly":
-                expected = request.tag if request.kind == "echo" else Simple("OK")
+            case "echo" | "readonly" | "ok" | "queued":
+                expected = request.tag if request.kind == "echo" else Simple("QUEUED") if request.kind == "queued" else OK
                 if reply != expected:
                     raise Violation("order of replies", about)
             case _:
@@ -294,12 +402,11 @@ class Workload:
     def _read(self, client: Client, request: Request, reply: Reply, about: str) -> None:
         low = client.seen if client.readonly else max(client.seen, request.floor)
         high = self._model.index
-        expected = READS.get(request.kind)
-        if expected is None:
-            value = reply if isinstance(reply, bytes) or reply is None else b""
-            index = self._model.first_index_with(request.key, value, low, high)
+        answer = READS.get(request.kind)
+        if answer is None:
+            index = self._model.first_index_with(request.key, value_told(reply), low, high)
         else:
-            elements = expected
+            elements = answer
             index = self._model.first_index_with(
                 request.key, normal(reply), low, high, lambda content: elements(elements_of(content), request.arguments)
             )
@@ -313,6 +420,41 @@ class Workload:
         if not client.readonly:
             self.floor = max(self.floor, index)
 
+    def _popped(self, client: Client, request: Request, reply: Reply, about: str) -> None:
+        """An element is taken away once. That there was none is told only as often as it happened, at an index that is not known."""
+        value = value_told(reply)
+        indices = self._model.popped.get((request.key, value), []) if value is None or isinstance(value, bytes) else []
+        index = next((index for index in indices if index > request.floor), None)
+        if index is None:
+            raise Violation("acknowledged writes", f"{about}; that did not happen after {request.floor}")
+        indices.remove(index)
+        if value is not None:
+            self._written(client, request, index, about)
+
+    def _executed(self, client: Client, request: Request, reply: Reply, about: str) -> None:
+        index = self._model.aborted.get(request.tag)
+        effect = self._model.effects.get(request.tag)
+        if reply == NO_ARRAY:
+            if index is None:
+                raise Violation("transactions", f"{about}; in the log it is {effect}")
+        elif effect is None or effect[1] != reply:
+            raise Violation("transactions", f"{about}; in the log it is {effect}, or was stopped at {index}")
+        else:
+            index = effect[0]
+            self.outcomes["transactions"] += 1
+        if request.kind == "look" and isinstance(reply, list) and together(reply):
+            raise Violation("transactions", f"{about}: the accounts hold {together(reply)} together")
+
+    def _summed(self, client: Client, request: Request, reply: Reply, about: str) -> None:
+        """Each increment comes to its score once. Which of several that came to the same one it was is not known."""
+        score = reply if isinstance(reply, float) else float("nan")
+        indices = self._model.summed.get((request.key, request.arguments[-1], score), [])
+        index = next((index for index in indices if index > max(request.floor, client.seen - 1)), None)
+        if index is None:
+            raise Violation("acknowledged writes", f"{about}; the log never came to that after {request.floor}")
+        indices.remove(index)
+        self._written(client, request, index, about)
+
     def _written(self, client: Client, request: Request, index: int, about: str) -> None:
         if index <= request.floor:
             raise Violation("real-time order", f"{about}; it took effect at {index}, and {request.floor} was finished when it was asked")
@@ -323,10 +465,12 @@ class Workload:
         self.outcomes["acknowledged writes"] += 1
 
     def _failed(self, client: Client, node: SimNode, request: Request, failure: Failure) -> None:
+        if request.transfer is not None and request.transfer is client.transfer:
+            client.transfer = None
         if failure.code == "UNCERTAIN":
             self._unknown(request)
             return
-        if failure.code not in _DEFINITE:
+        if failure.code not in _DEFINITE and not (request.arguments == [b"EXEC"] and failure.code == "EXECABORT"):
             raise Violation("known errors", f"{node.name} answers {client.name}'s {request.arguments[:3]} with {failure}")
         self.outcomes["refused"] += 1
         if request.kind == "incr":
@@ -343,10 +487,14 @@ class Workload:
     # The end.
 
     def check(self) -> None:
-        """Compare the counters with what the clients were told."""
+        """Compare the counters with what the clients were told, and count the money."""
+        for library in self.libraries:
+            library.check(int(self._model.string(library.key) or 0))
+        accounts = [self._model.string(account) for account in ACCOUNTS]
+        if together(accounts):
+            raise Violation("transactions", f"the accounts hold {accounts}")
         for counter, (acknowledged, possible) in sorted(self._counted.items()):
-            count = self._model.value(counter)
-            value = int(count) if isinstance(count, bytes) else 0
+            value = int(self._model.string(counter) or 0)
             if not acknowledged <= value <= possible:
                 raise Violation("counters", f"{counter!r} is {value}; {acknowledged} were acknowledged and {possible} may have happened")
 

@@ -11,12 +11,15 @@ next start does not trust the same files again.
 
 from __future__ import annotations
 
+import re
+
 from raftkv.errors import StorageError
 from raftkv.storage.disk import Disk, read_file, replace_file
 
 STATE_PATH = "state"
 NOTE_PATH = "state/DAMAGED"
 ASIDE_PATH = "state.damaged"
+_ASIDE = re.compile(re.escape(ASIDE_PATH) + r"(-[0-9]+)?")
 _MAX_NOTE_BYTES = 4096
 
 
@@ -51,8 +54,8 @@ def set_aside(disk: Disk) -> str:
 
 
 def aside(disk: Disk) -> list[str]:
-    """Where states are that were set aside."""
-    return [name for name in disk.list("") if name == ASIDE_PATH or name.startswith(f"{ASIDE_PATH}-")]
+    """Where states are that were set aside. One that somebody has given another name is theirs."""
+    return [name for name in disk.list("") if _ASIDE.fullmatch(name)]
 
 
 def give_up_aside(disk: Disk) -> bool:

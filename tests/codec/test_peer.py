@@ -21,6 +21,7 @@ from raftkv.codec.peer import (
     ForwardWrites,
     Health,
     Lack,
+    Publish,
     ReadAnswers,
     ReadsRefused,
     SnapshotChunk,
@@ -84,6 +85,7 @@ VALUES: list[tuple[int, Stream, Value]] = [
     (43, Stream.CONTROL, Transfer("n2")),
     (44, Stream.CONTROL, EntriesWant(7, EntryId(9, 3), (EntryId(8, 0), EntryId(9, 3)))),
     (45, Stream.BULK, EntriesFound(7, (Entry(9, 3, EntryKind.BATCH, b"\0\xff" * 99),), Lack.ROTTEN, True, 4)),
+    (46, Stream.BULK, Publish(b"news", b"\0\xff" * 99, True)),
 ]
 IDS = [type(value).__name__ for _, _, value in VALUES]
 

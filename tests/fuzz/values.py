@@ -11,6 +11,7 @@ from raftkv.codec.peer import (
     ForwardReads,
     ForwardWrites,
     Health,
+    Publish,
     ReadAnswers,
     ReadsRefused,
     SnapshotChunk,
@@ -47,7 +48,7 @@ from tests.fuzz.checks import bounded, expect
 from tests.fuzz.target import Target
 from tests.router.stand import Stand
 
-_FOR_THE_ROUTER = (ForwardWrites, WritesRefused, ForwardReads, ReadAnswers, ReadsRefused)
+_FOR_THE_ROUTER = (ForwardWrites, WritesRefused, ForwardReads, ReadAnswers, ReadsRefused, Publish)
 SESSION = bytes(range(16))
 
 
@@ -75,6 +76,8 @@ def run(data: bytes) -> None:
 def receive(value: Value, *, leads: bool) -> None:
     """The router gets `value` from n2, while it waits for answers of its own."""
     stand = Stand()
+    stand.router.open(2, "127.0.0.1:50002")
+    stand.do("SUBSCRIBE news", "PSUBSCRIBE n*", connection=2)
     if leads:
         stand.lead()
     else:
@@ -113,7 +116,7 @@ def seeds() -> list[bytes]:
         ReadAnswers(1, encode_replies(replies)), ReadsRefused(1, "no"),
         Health(((8, b"digest"),), 1, 8, None, "c:1", 1, "p:1", 1, "leader", 3, 9, 8, ""), Fence(3, "differs"),
         SnapshotOffer("s1", install, (FileInfo("a.sst", 5, 7),)), SnapshotWant("s1", 0, 0, 5), SnapshotChunk("s1", 0, 0, b"12345"),
-        SnapshotDone("s1", True), Transfer("n2"),
+        SnapshotDone("s1", True), Transfer("n2"), Publish(b"news", b"hello", True), Publish(b"news", b"hello"),
     ]  # fmt: skip
     answers = ReadAnswers(1, encode_replies([b"1", [b"0", []]]))
     return [b"\0" + encode_value(value) for value in values] + [b"\1" + encode_value(value) for value in (*values[12:17], answers)]

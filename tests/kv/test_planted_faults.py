@@ -22,7 +22,7 @@ from raftkv.kv.digest import Pair, Verdict, verdict
 from raftkv.kv.keyspace import Changes
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.replies import CommandError, Reply, fail
-from raftkv.kv.rows import STATE_ROW
+from raftkv.kv.rows import NODE_SESSIONS, STATE_ROW, SessionRows
 from raftkv.kv.sessions import LIMITS, Limits, Problem, SessionChanges, Sessions
 from raftkv.kv.store import Ranges, Rows, Store, Writes
 from raftkv.sim.disk import SimDisk
@@ -141,8 +141,8 @@ class ForgetfulChanges(SessionChanges):
 class MemorySessions(Sessions):
     """Keeps sessions in memory only."""
 
-    def __init__(self, rows: Rows, limits: Limits = LIMITS) -> None:
-        super().__init__(empty_store(), limits)
+    def __init__(self, rows: Rows, limits: Limits = LIMITS, where: SessionRows = NODE_SESSIONS) -> None:
+        super().__init__(empty_store(), limits, where)
 
 
 def check_retry_counts_once() -> None:
@@ -193,7 +193,7 @@ def failing(self: counter_commands.IncrementBy, changes: Changes) -> Reply:
     return fail("no")
 
 
-def apply_without_care(writes: list[Write], changes: Changes, faults: list[Exception]) -> list[Reply]:
+def apply_without_care(writes: list[Write], changes: Changes, clients: SessionChanges) -> list[Reply]:
     """Applies commands and handles only the errors that commands should raise."""
     replies: list[Reply] = []
     for write in writes:

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftkv.errors import InvariantBroken, ProtocolError
-from raftkv.kv import bit_commands, counter_commands, expiry_commands, key_commands, range_commands, space_commands, string_commands
+from raftkv.kv import (
+    bit_commands,
+    counter_commands,
+    expiry_commands,
+    key_commands,
+    lcs_commands,
+    range_commands,
+    space_commands,
+    string_commands,
+)
 from raftkv.kv.bit_commands import CombineBits, CountBits, FindBit, GetBit, SetBit
 from raftkv.kv.command import MAX_KEY_BYTES, ConnectionCommand, Read, Write
 from raftkv.kv.commands import (
@@ -29,8 +38,9 @@ from raftkv.kv.counter_commands import IncrementBy, IncrementByDecimal
 from raftkv.kv.expiry_commands import Expire, ExpireAt, ExpiryTime, Persist, TimeToLive
 from raftkv.kv.key_commands import Copy, Delete, Exists, Rename, TypeOf
 from raftkv.kv.keyspace import Changes, Keyspace
+from raftkv.kv.lcs_commands import CommonSubsequence
 from raftkv.kv.range_commands import Append, GetRange, Length, SetRange
-from raftkv.kv.replies import OK, Failure, Pairs, Reply, SetReply, Simple, decode_replies, encode_replies
+from raftkv.kv.replies import NO_ARRAY, OK, Failure, Pairs, Reply, SetReply, Simple, decode_replies, encode_replies
 from raftkv.kv.scan import MAX_PATTERN_BYTES
 from raftkv.kv.space_commands import Clear, CountKeys, FindKeys, RandomKey, Scan, SwapDatabase
 from raftkv.kv.string_commands import (
@@ -176,6 +186,7 @@ PARSED = {
     "bitcount a 0 -1 bit junk more": CountBits(b"a", (b"0", b"-1", b"bit", b"junk")),
     "bitpos a 0 5": FindBit(b"a", False, (b"5",)),
     "bitop XOR to a b": CombineBits("xor", b"to", (b"a", b"b")),
+    "lcs a b minmatchlen 2": CommonSubsequence(b"a", b"b", (b"minmatchlen", b"2")),
     "incr a": IncrementBy(b"a", 1),
     "decr a": IncrementBy(b"a", -1),
     "decrby a -9223372036854775807": IncrementBy(b"a", 2**63 - 1),
@@ -263,6 +274,7 @@ ENCODED = {
     "type a": "919225c40161",
     "keys a*": "919228c402612a",
     "randomkey": "91922900",
+    "lcs a b minmatchlen 2": "919430c40161c4016292c40b6d696e6d617463686c656ec40132",
     "getbit a 9": "91932bc4016109",
     "setbit a 9 1": "91942cc4016109c3",
     "bitcount a 0 -1 bit junk more": "91932dc4016194c40130c4022d31c403626974c4046a756e6b",
@@ -286,7 +298,8 @@ def test_every_command_on_strings_and_keys_has_its_bytes_above() -> None:
     """None comes into the log, or goes to another node, without a test of its encoding."""
     shown = {Set, SetWith, IncrementBy, Delete, Expire, Clear, *(type(PARSED[request]) for request in ENCODED)}
     written_first = {Get, Exists, TimeToLive, CountKeys, Scan}
-    families = (string_commands, counter_commands, range_commands, bit_commands, key_commands, expiry_commands, space_commands)
+    strings = (string_commands, counter_commands, range_commands, bit_commands, lcs_commands)
+    families = (*strings, key_commands, expiry_commands, space_commands)
     assert {command for family in families for command in family.COMMANDS} == shown | written_first
 
 
@@ -360,6 +373,13 @@ REDIS_INFO = {
     "echo": (2, {"loading", "stale", "fast"}, 0, 0, 0),
     "select": (2, {"loading", "stale", "fast"}, 0, 0, 0),
     "role": (1, {"noscript", "loading", "stale", "fast"}, 0, 0, 0),
+    "multi": (1, {"noscript", "loading", "stale", "fast", "allow_busy"}, 0, 0, 0),
+    "exec": (1, {"noscript", "loading", "stale", "skip_slowlog"}, 0, 0, 0),
+    "discard": (1, {"noscript", "loading", "stale", "fast", "allow_busy"}, 0, 0, 0),
+    "watch": (-2, {"noscript", "loading", "stale", "fast", "allow_busy"}, 1, -1, 1),
+    "unwatch": (1, {"noscript", "loading", "stale", "fast", "allow_busy"}, 0, 0, 0),
+    "eval": (-3, {"noscript", "stale", "skip_monitor", "no_mandatory_keys", "movablekeys"}, 0, 0, 0),
+    "evalsha": (-3, {"noscript", "stale", "skip_monitor", "no_mandatory_keys", "movablekeys"}, 0, 0, 0),
 }
 
 
@@ -377,7 +397,7 @@ def test_the_table_is_consistent() -> None:
         assert spec.name == name == name.lower()
         assert find_spec(name.upper().encode()) is spec
         assert find_spec(name.title().encode()) is spec
-        assert ("write" in spec.flags) == (spec.kind is Kind.WRITE)
+        assert ("write" in spec.flags) == (spec.kind is Kind.WRITE and spec.group != "scripting")
         assert ("readonly" in spec.flags) == (spec.kind is Kind.READ)
         assert spec.summary
     assert find_spec(b"nothing") is None
@@ -400,6 +420,7 @@ def test_a_command_without_its_method_is_a_bug() -> None:
 
 REPLIES = st.recursive(
     st.none() | st.integers(-(2**63), 2**63 - 1) | st.binary(max_size=5) | st.booleans() | st.builds(Simple, st.text(max_size=3))
+    | st.just(NO_ARRAY)
     | st.builds(Failure, st.just("ERR"), st.text(max_size=3)) | st.floats(allow_nan=False),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.binary(max_size=3) | st.integers(0, 9), inner, max_size=3)
     | st.builds(SetReply, st.lists(inner, max_size=3)) | st.builds(Pairs, st.lists(st.tuples(inner, inner), max_size=3)),

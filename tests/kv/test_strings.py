@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftkv.kv import decimals, keyspace, string_commands
+from raftkv.kv import budget, decimals, string_commands
 from raftkv.kv.bit_commands import MAX_COMBINED_BYTES
+from raftkv.kv.budget import LONG_BYTES, Budget
 from raftkv.kv.command import MAX_REPLY_BYTES
 from raftkv.kv.commands import parse_request
 from raftkv.kv.decimals import LARGEST, parse_decimal, spell
-from raftkv.kv.keyspace import LONG_BYTES, Changes
+from raftkv.kv.keyspace import Changes
+from raftkv.kv.lcs_commands import MAX_STEPS
 from raftkv.kv.range_commands import MAX_STRING_BYTES
 from raftkv.kv.replies import OK, Failure, Reply, Simple
 from raftkv.kv.rows import LIST, Value, header, value_key
@@ -146,8 +148,9 @@ FIT = 5
 
 @pytest.fixture
 def bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many long values may be written anew, and no more."""
-    monkeypatch.setattr(keyspace, "MAX_LONG_BYTES", FIT * LONG)
+    """So many long values may be written anew or answered, and no more."""
+    monkeypatch.setattr(budget, "MAX_HELD_BYTES", FIT * LONG)
+    monkeypatch.setattr(budget, "MAX_ANSWERED_BYTES", FIT * LONG)
 
 
 @pytest.mark.usefixtures("bounded")
@@ -164,11 +167,16 @@ def bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         ("long{n}", "pexpire long{n} 5000"),
         ("long{n} px 50000", "persist long{n}"),
         ("long{n} px 50000", "getex long{n} persist"),
+        ("long", "getex long"),
+        ("long", "set long v nx get"),
+        ("long", "set long v get ifeq w"),
+        ("long{n}", "getdel long{n}"),
+        ("long{n}", "getset long{n} v"),
     ],
 )
 def test_short_commands_cannot_fill_the_memory(before: str, request_text: str) -> None:
-    """Short commands that write long values anew can do so only up to a bound in one entry; the next one is refused and changes nothing,
-    and succeeds in an entry of its own."""
+    """Short commands that write long values anew, or answer with them, can do so only up to a bound in one entry; the next one is refused
+    and changes nothing, and succeeds in an entry of its own."""
     driver = Driver()
     for n in range(FIT + 1):
         key, *options = before.format(n=n).split()
@@ -178,15 +186,27 @@ def test_short_commands_cannot_fill_the_memory(before: str, request_text: str) -
     assert not [reply for reply in replies[:FIT] if isinstance(reply, Failure)]
     refused = replies[FIT]
     assert isinstance(refused, Failure)
-    assert str(FIT * LONG) in refused.message
+    assert refused.message.endswith("send fewer of them together")
     last = f"{FIT}".encode()
     assert [row for row in rows_of(driver.store) if row[0].endswith(last)] == [row for row in rows if row[0].endswith(last)]
     assert not isinstance(driver.write(request_text.format(n=FIT))[0], Failure)
 
 
 @pytest.mark.usefixtures("bounded")
-def test_one_key_is_counted_once() -> None:
-    """The same key may grow in one entry as often as it likes: only its last value is held. Short values are not counted at all."""
+def test_short_commands_cannot_take_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands on the same long value are bounded too, by what they write in all."""
+    monkeypatch.setattr(budget, "MAX_WRITTEN_BYTES", 20 * LONG + 1000)
+    driver = Driver()
+    driver.write([b"set", b"k", bytes(LONG)])
+    replies = driver.write(*["append k y"] * 25)
+    assert replies[:20] == [LONG + n for n in range(1, 21)]
+    assert {type(reply) for reply in replies[20:]} == {Failure}
+    assert driver.run("append k y") == LONG + 21
+
+
+@pytest.mark.usefixtures("bounded")
+def test_one_key_is_held_once() -> None:
+    """The same key may grow in one entry: only its last value is held. Short values are not counted at all."""
     driver = Driver()
     driver.write([b"set", b"k", bytes(LONG)])
     assert driver.write(*["append k y"] * (5 * FIT))[-1] == LONG + 5 * FIT
@@ -227,6 +247,16 @@ def test_values_asked_for_together_are_bounded() -> None:
     assert driver.run("bitop or to k" + " nothing" * (most - 1)) == LONG
     for names in (" nothing" * most + " k", " k" * (most + 1)):
         assert driver.run("bitop or to" + names) == Failure("ERR", f"BITOP would combine more than {MAX_COMBINED_BYTES} bytes")
+
+
+def test_a_common_subsequence_is_bounded() -> None:
+    """LCS of strings whose lengths multiply to the bound is found, and refused with one byte more, naming the bound."""
+    driver = Driver()
+    driver.write([b"set", b"a", b"x" * 16], [b"set", b"b", b"x" * (MAX_STEPS // 16)], [b"set", b"c", b"x" * (MAX_STEPS // 16 + 1)])
+    assert driver.run("lcs a b len") == 16
+    refused = driver.run("lcs a c len")
+    assert isinstance(refused, Failure)
+    assert str(MAX_STEPS) in refused.message
 
 
 def test_a_bit_is_set_within_the_limit() -> None:
@@ -412,11 +442,12 @@ def test_zero_has_any_exponent() -> None:
 
 
 @pytest.mark.usefixtures("bounded")
-def test_values_written_anew_without_a_bound_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If nothing counts what short commands write, a pipeline of them fills the memory of every node."""
-    monkeypatch.setattr(Changes, "put_anew", Changes.put)
+@pytest.mark.parametrize(("method", "request_text"), [("write", "copy long k{n}"), ("answer", "set long v nx get")])
+def test_values_that_are_not_counted_are_noticed(monkeypatch: pytest.MonkeyPatch, method: str, request_text: str) -> None:
+    """If nothing counts what short commands write and answer, a pipeline of them fills the memory of every node."""
+    monkeypatch.setattr(Budget, method, lambda *_: None)
     with pytest.raises(AssertionError):
-        test_short_commands_cannot_fill_the_memory("long", "copy long k{n}")
+        test_short_commands_cannot_fill_the_memory("long", request_text)
 
 
 def test_a_sum_in_the_context_of_the_thread_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from raftkv import divergence, replica, startup
 from raftkv.codec.peer import Fence
-from raftkv.kv import hash_commands, set_commands
+from raftkv.kv import hash_commands, list_commands, set_commands, sorted_set
 from raftkv.kv import machine as machine_module
 from raftkv.kv.batch import Batch
 from raftkv.kv.clock import LogClock
@@ -22,9 +22,11 @@ from raftkv.kv.collection import Collection
 from raftkv.kv.counter_commands import IncrementBy
 from raftkv.kv.digest import Pair, Verdict, verdict
 from raftkv.kv.keyspace import Changes
+from raftkv.kv.list_elements import element, pop
 from raftkv.kv.machine import Applied, KvMachine
 from raftkv.kv.replies import OK, Reply, fail
 from raftkv.kv.rows import EXPIRIES, STATE_ROW, VALUES, VALUES_END, decode_expiry_key, expiry_key, value_key
+from raftkv.kv.session_commands import Once
 from raftkv.kv.sessions import SessionChanges, Sessions
 from raftkv.kv.store import Ranges, Rows, Writes
 from raftkv.raft.leader import Leader
@@ -51,6 +53,7 @@ from raftkv.storage.recovery import TailAction, TailFacts, decide_tail
 from raftkv.storage.wal import Wal
 from tests.mutants import storms
 from tests.mutants.mutant import Plant, Shelf, Storms, nothing
+from tests.sim.storms import LIBRARIES
 
 SHELF = Shelf()
 plant = SHELF.plant
@@ -219,6 +222,12 @@ def numbers_of_commands_are_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SessionChanges, "missing", lambda changes, group: 0)
 
 
+@plant("23", by=found(LIBRARIES, "counters", "final state"))
+def numbers_of_a_clients_commands_are_ignored(patch: pytest.MonkeyPatch) -> None:
+    """What a client library asks another node for, because it heard nothing from the first, takes effect again."""
+    patch.setattr(Once, "apply_in", lambda write, sessions, execute: execute(write.command))
+
+
 @plant("57", by=found(storms.ELECTIONS, "exactly once", "acknowledged writes", "counters", "linearizable reads"))
 def a_new_session_for_what_is_sent_again(patch: pytest.MonkeyPatch) -> None:
     """What is sent again after a failover gets another session and other numbers."""
@@ -284,8 +293,8 @@ def clients_are_answered_while_an_entry_is_applied(patch: pytest.MonkeyPatch) ->
     """Replies are handed over in the middle of applying, so a client's error reaches the one who applies."""
     applied = Router.applied
 
-    def hasty(router: Router, index: Index, groups: Any, now_ms: int) -> None:
-        applied(router, index, groups, now_ms)
+    def hasty(router: Router, index: Index, groups: Any, now_ms: int, pushed: Sequence[bytes] = ()) -> None:
+        applied(router, index, groups, now_ms, pushed)
         for connection in router._changed:
             replies, _ = connection.deliverable()
             router._reply(connection.id, replies, connection.protocol, False)
@@ -402,7 +411,7 @@ def one_node_follows_newer_rules(patch: pytest.MonkeyPatch) -> None:
 def a_command_that_fails_stops_the_machine(patch: pytest.MonkeyPatch) -> None:
     """An error of a command leaves the machine as if it were one of the machine underneath."""
 
-    def apply(writes: Any, changes: Changes, faults: Any) -> list[Reply]:
+    def apply(writes: Any, changes: Changes, clients: Any) -> list[Reply]:
         return [write.apply(changes) for write in writes]
 
     patch.setattr(machine_module, "_apply_writes", apply)
@@ -458,6 +467,30 @@ def an_index_row_deletes_whatever_has_its_key(patch: pytest.MonkeyPatch) -> None
 def sessions_age_by_the_logs_clock(patch: pytest.MonkeyPatch) -> None:
     """When the log's clock jumps by more than the age of a session, what is sent again opens the session again."""
     patch.setattr(Sessions, "clock_after", lambda sessions, clock_ms, passed_ms: clock_ms + passed_ms)
+
+
+# Lists.
+
+
+@plant("lists 2", by=found(storms.LISTS, "acknowledged writes", "linearizable reads", "reply"))
+def a_pop_takes_nothing(patch: pytest.MonkeyPatch) -> None:
+    """On every replica alike, a pop answers the element at the end of a list of several, which stays."""
+
+    def keep(changes: Changes, elements: Collection, count: int, *, left: bool) -> list[bytes]:
+        if elements.count > 1:
+            return [element(changes, elements, 0 if left else elements.count - 1)]
+        return pop(changes, elements, count, left=left)
+
+    patch.setattr(list_commands, "pop", keep)
+
+
+# Collections.
+
+
+@plant("sorted sets 1", by=found(storms.SORTED_SETS, "linearizable reads"))
+def members_are_in_their_old_places_too(patch: pytest.MonkeyPatch) -> None:
+    """On every replica alike, a member of a sorted set that gets another score, or is removed, also stays where the old one had put it."""
+    patch.setattr(sorted_set, "drop_place", lambda changes, found, member, score: None)
 
 
 # The log's clock.

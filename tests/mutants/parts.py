@@ -19,7 +19,7 @@ from raftkv.codec import handshake, peer, resp
 from raftkv.codec.frames import FrameDecoder, FrameSender
 from raftkv.codec.peer import Transfer
 from raftkv.codec.resp import RequestParser
-from raftkv.kv import commands, hash_commands, named, set_commands
+from raftkv.kv import commands, hash_commands, list_elements, named, set_commands, sorted_set
 from raftkv.kv.collection import Collection
 from raftkv.kv.commands import MAX_NESTING
 from raftkv.kv.draws import Draws
@@ -52,7 +52,7 @@ from raftkv.storage.wal import Wal
 from raftkv.transfer import SnapshotSender
 from tests import test_tidy
 from tests.codec import test_frames, test_handshake, test_peer, test_resp
-from tests.kv import test_hashes_and_sets, test_nesting, test_scan, test_sessions
+from tests.kv import test_hashes_and_sets, test_lists, test_nesting, test_scan, test_sessions, test_sorted_sets
 from tests.kv import test_planted_faults as kv
 from tests.mutants.mutant import Checks, Mutant, Proof, RouterRuns, Shelf, nothing, title_of
 from tests.raft import test_thesis
@@ -82,6 +82,7 @@ _ROUTER: dict[str, tuple[tuple[str, ...], str]] = {
     "use_numbers_again": (("25",), "gave|still waits"),
     "read_without_a_round": (("26",), "GET gave|GET shared gave"),
     "read_before_the_point_is_applied": (("73",), "GET gave|GET shared gave"),
+    "take_what_a_client_retries_for_new": (("23", "57"), "on roam|roam:"),
     "deliver_replies_as_they_come": (("85",), "too many|gave|still waits|answered"),
 }
 
@@ -315,7 +316,7 @@ def a_scan_goes_on_after_the_next_key(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scan, "read", skipping)
 
 
-# Hashes and sets.
+# Collections.
 
 
 @plant("hashes and sets 1", by=Checks((partial(test_hashes_and_sets.test_nothing_is_left_of_what_is_gone, "set h v|set s v", False),)))
@@ -349,6 +350,18 @@ def replicas_draw_for_themselves(patch: pytest.MonkeyPatch) -> None:
     """Each node that applies SPOP draws its own random number."""
     own = random.Random(1)
     patch.setattr(set_commands, "Draws", lambda number: Draws(own.getrandbits(63)))
+
+
+@plant("lists 1", by=Checks((test_lists.test_the_store_holds_the_elements_and_nothing_else,)))
+def what_is_cut_off_a_list_stays(patch: pytest.MonkeyPatch) -> None:
+    """Only the value of the key says that a list is shorter; the rows of what was at its ends are left to lie."""
+    patch.setattr(list_elements, "_drop", lambda changes, elements, start, stop: None)
+
+
+@plant("sorted sets 1", by=Checks((test_sorted_sets.test_no_row_is_left_behind,)))
+def the_place_of_a_changed_member_stays(patch: pytest.MonkeyPatch) -> None:
+    """A member of a sorted set that gets another score, or is removed, also stays where the old score had put it."""
+    patch.setattr(sorted_set, "drop_place", lambda changes, found, member, score: None)
 
 
 # The borders.

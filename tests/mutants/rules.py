@@ -111,6 +111,13 @@ RULES: dict[str, str] = {
     "hashes and sets 1": "nothing is left in the store of a hash or a set that is gone",
     "hashes and sets 2": "a hash or a set has as many elements as it says",
     "hashes and sets 3": "what is random is drawn once, by the node that takes the request",
+    "lists 1": "what is taken from a list leaves no row behind",
+    "lists 2": "an element of a list is taken once",
+    "sorted sets 1": "a member of a sorted set has one place in its order",
+    # Transactions
+    "transaction 1": "a change of what is watched stops a transaction, also one that was undone",
+    "transaction 2": "a transaction is done at once, as a whole or not at all",
+    "transaction 3": "what belongs to a transaction is never executed on its own",
     # Storage
     "storage 1": "a crash at any operation loses nothing acknowledged",
     "storage 2": "an unsealed bad last group makes the node suspect",
@@ -136,6 +143,6 @@ RULES: dict[str, str] = {
 WAITING: dict[str, str] = {
     **dict.fromkeys(("37", "39", "40", "41", "43"), "waits for membership"),
     "60": "waits for machines of users",
-    "security 7": "waits for transactions and access control",
+    "security 7": "waits for access control",
 }
 """Rows that nothing in the product could break yet, and what they wait for."""

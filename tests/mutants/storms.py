@@ -84,6 +84,8 @@ JUMPS = storm(Rates(clock_jump=60, transfer=60, kill=150, pause=200), storm_ms=3
 """The wall clocks of all nodes jump ahead together, and new leaders take the log's clock along."""
 
 FAILING = replace(QUIET, load=replace(QUIET.load, failing=0.1))
+LISTS = replace(QUIET, load=replace(QUIET.load, lists=0.5))
+SORTED_SETS = replace(QUIET, load=replace(QUIET.load, sorted_sets=0.5))
 MANY_WRITERS = replace(QUIET, load=replace(QUIET.load, clients=12, think_us=(200, 3_000)))
 LONG = replace(QUIET, storm_ms=6_000)
 IDLE = replace(LONG, load=replace(QUIET.load, clients=2, pipeline=1, think_us=(200_000, 900_000)))

@@ -148,7 +148,7 @@ class Lone:
     def role_changed(self, change: RoleChange, now_ms: int) -> None:
         """Nothing depends on it here."""
 
-    def applied(self, index: Index, groups: list[GroupReplies], now_ms: int) -> None:
+    def applied(self, index: Index, groups: list[GroupReplies], now_ms: int, pushed: Sequence[bytes] = ()) -> None:
         self.applied_indexes.append(index)
 
     def read_point(self, context: int, index: Index) -> None:

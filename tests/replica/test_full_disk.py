@@ -11,9 +11,11 @@ from raftkv.raft.messages import AppendResponse, SnapshotRequest, TimeoutNow
 from raftkv.raft.ready import Role
 from raftkv.replica import ReplicaSettings
 from raftkv.sim.store import ModelStore
+from raftkv.space import PATIENCE_LOOKS
 from tests.replica.lone import Lone, noops
 
 HEARTBEAT = ReplicaSettings().heartbeat_ticks
+PATIENCE = (1 + PATIENCE_LOOKS) * HEARTBEAT
 
 
 def _refuse(store: ModelStore, writes: Writes, clear: Ranges = ()) -> None:
@@ -86,7 +88,7 @@ def _successors(lone: Lone) -> list[str]:
 def test_a_leader_without_space_hands_over_to_who_has_some() -> None:
     """The cluster takes writes as long as one that could lead has space: reads go on either way, writes must not wait for an operator."""
     lone = _leader_without_space("n3")
-    lone.tick(HEARTBEAT)
+    lone.tick(PATIENCE)
     assert _successors(lone) == ["n3"]
 
 
@@ -102,7 +104,7 @@ def test_what_a_peer_said_counts_until_it_is_gone() -> None:
     """Nobody hands over to a node that cannot be reached, however much space it had."""
     lone = _leader_without_space("n3")
     lone.replica.peer_lost("n3")
-    lone.tick(HEARTBEAT)
+    lone.tick(PATIENCE)
     assert _successors(lone) == []
 
 
@@ -111,3 +113,32 @@ def test_an_operator_s_transfer_goes_to_who_can_take_writes() -> None:
     lone = _leader_without_space("n2")
     lone.replica.log_full(False)
     assert lone.replica.transfer_leadership(None) == "n2"  # n3 has the greater name, by which equals are told apart
+
+
+def test_an_operator_s_transfer_goes_rather_to_a_full_disk_than_to_nobody() -> None:
+    """A leader that stops hands over to a node that is there, has its state, and serves reads: not to one that cannot be heard."""
+    lone = _leader_without_space()
+    lone.replica.peer_lost("n3")  # whose name is the greater one
+    assert lone.replica.transfer_leadership(None) == "n2"
+
+
+def test_nobody_is_handed_over_to_before_the_others_could_tell() -> None:
+    """Disks that are one disk are full at the same moment: a leader that went by what it had heard would hand over in a ring."""
+    lone = _leader_without_space("n2", "n3")
+    lone.tick(PATIENCE - HEARTBEAT)
+    for peer in ("n2", "n3"):
+        lone.replica.receive(peer, Health((), 0, 0, None, "", refusing_writes="the disk is full"))
+    lone.tick(10 * HEARTBEAT)
+    assert _successors(lone) == []
+
+
+def test_space_that_comes_and_goes_moves_no_leadership() -> None:
+    """Writes are refused while there is none, and a handover would take as long as waiting for it."""
+    lone = _leader_without_space("n2", "n3")
+    for _ in range(2):
+        lone.replica.log_full(True)
+        lone.tick(PATIENCE - HEARTBEAT)
+        lone.replica.log_full(False)
+        lone.tick(HEARTBEAT)
+    assert _successors(lone) == []
+    assert lone.replica.role is Role.LEADER

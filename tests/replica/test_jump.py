@@ -21,7 +21,7 @@ class _Recorder:
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments: None
 
-    def applied(self, index: int, groups: object, now_ms: int) -> None:
+    def applied(self, index: int, groups: object, now_ms: int, pushed: object = ()) -> None:
         self.told.append(("applied", index))
 
     def snapshot_installed(self, now_ms: int) -> None:

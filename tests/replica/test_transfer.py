@@ -501,3 +501,16 @@ def test_an_offer_that_comes_while_another_snapshot_is_verified_is_answered() ->
     pair.frames.clear()
     finish()
     assert len(pair.received) == 1
+
+
+def test_an_offer_that_did_not_leave_is_no_transfer() -> None:
+    """A request of a peer is heard after the connection to it broke, or too much waits for it: its next request gets an offer, at once."""
+    pair = Pair()
+    send = pair.sender._send
+    pair.sender._send = lambda node, frame: False
+    pair.start()
+    assert (pair.finished, pair.sender.floor) == ([("n2", False)], None)
+    pair.sender._send = send
+    pair.start()
+    pair.deliver()
+    assert len(pair.received) == 1

@@ -16,12 +16,13 @@ from raftkv.errors import Busy, NotLeader, Unavailable
 from raftkv.kv.clock import LogClock
 from raftkv.kv.command import Command
 from raftkv.kv.commands import parse_request
-from raftkv.kv.machine import KvMachine
+from raftkv.kv.machine import Applied, KvMachine
 from raftkv.kv.replies import Failure, Reply
 from raftkv.raft.ready import Role, RoleChange
 from raftkv.raft.types import EntryId
 from raftkv.router import Router, RouterSettings
 from tests.router.history import Client, History
+from tests.router.roamer import Line, Roamer
 from tests.router.rows import MemoryRows
 
 NODES = ("n1", "n2", "n3")
@@ -68,6 +69,7 @@ WEIGHTS = {
     "fence": 0.3,
     "deafen": 1.5,
     "wait": 0.3,
+    "roam": 12,
 }
 
 Schedule = list[tuple[str, int]]
@@ -100,6 +102,7 @@ class Node:
         self.contexts: list[tuple[int, int]] = []
         self.slow: list[tuple[Command, Callable[[Reply], None]]] = []
         self.clients: dict[int, Client] = {}
+        self.lines: dict[int, Line] = {}
         self.start()
 
     def start(self) -> None:
@@ -123,6 +126,9 @@ class Node:
             lambda: None,  # every event ends with a flush
         )
         self.clients.clear()
+        self.lines = {roamer.id: roamer.line() for roamer in cluster.roamers}
+        for connection_id in self.lines:
+            self.router.open(connection_id, "")
         for number in range(CLIENTS_PER_NODE):
             client = cluster.history.connect(local=number == 1)
             self.clients[client.id] = client
@@ -156,9 +162,9 @@ class Node:
         """Slow reads are not asked here."""
         raise NotImplementedError
 
-    def reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool) -> None:
+    def reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool, unasked: int = 0) -> None:
         """Replies reach their client."""
-        client = self.clients.get(connection_id)
+        client = self.clients.get(connection_id) or self.lines.get(connection_id)
         if client is not None:
             client.answered(replies)
 
@@ -179,12 +185,12 @@ class Node:
             if term > self.term:
                 self.learn()
             index = self.applied_index + 1
-            groups = []
+            applied = Applied([])
             if payload is None:
                 self.machine.apply_empty(index, term)
             else:
-                groups = self.machine.apply(index, term, payload).groups
-            self.router.applied(index, groups, cluster.now_ms)
+                applied = self.machine.apply(index, term, payload)
+            self.router.applied(index, applied.groups, cluster.now_ms, applied.pushed)
             count -= 1
 
     def jump(self) -> None:
@@ -212,6 +218,7 @@ class Cluster:
         self.queues: dict[tuple[str, str], deque[object]] = {(one, other): deque() for one in NODES for other in NODES if one != other}
         self.cut: set[frozenset[str]] = set()
         self.sessions = 0
+        self.roamers = [Roamer(number) for number in (1, 2)]
         self.nodes: dict[str, Node] = {}
         for name in NODES:
             self.nodes[name] = Node(name, self)
@@ -246,7 +253,9 @@ class Cluster:
             for node in self.nodes.values():
                 node.router.flush(self.now_ms)
         self.heal()
-        return self.history.complaints(self.final_values()) + self.leftovers()
+        final = self.final_values()
+        roaming = [complaint for roamer in self.roamers for complaint in roamer.complaints(final)]
+        return self.history.complaints(final) + roaming + self.leftovers()
 
     def pick(self, number: int) -> Node:
         """A node."""
@@ -257,6 +266,12 @@ class Cluster:
         node = self.pick(number)
         client = list(node.clients.values())[number // 3 % CLIENTS_PER_NODE]
         node.router.submit(client.id, client.pipeline(random.Random(number)), self.now_ms)
+
+    def do_roam(self, number: int) -> None:
+        """A client library asks a node for the outcome that it waits for, also if it has asked another."""
+        node = self.pick(number)
+        roamer = self.roamers[number // 3 % len(self.roamers)]
+        node.router.submit(roamer.id, node.lines[roamer.id].request(roamer.sequence), self.now_ms)
 
     def do_deliver(self, number: int) -> None:
         """Some frames of one direction arrive."""

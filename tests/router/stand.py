@@ -76,6 +76,7 @@ class Stand:
         self.reachable = {"n2", "n3"}
         self.replies: dict[int, list[Reply]] = {}
         self.deliveries: list[tuple[int, list[Reply], int, bool]] = []
+        self.unasked: dict[int, int] = {}
         self.broken: set[int] = set()
         self.wakes = 0
         self.facts = NodeFacts()
@@ -103,9 +104,10 @@ class Stand:
         self.sent.append((node, value))
         return True
 
-    def _reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool) -> None:
+    def _reply(self, connection_id: int, replies: list[Reply], protocol: int, close: bool, unasked: int = 0) -> None:
         if connection_id in self.broken:
             raise ConnectionResetError("the client's callback raises")
+        self.unasked[connection_id] = self.unasked.get(connection_id, 0) + unasked
         self.deliveries.append((connection_id, list(replies), protocol, close))
         self.replies.setdefault(connection_id, []).extend(replies)
 
@@ -160,7 +162,7 @@ class Stand:
         """The next entry is applied, whoever proposed it."""
         index = self.replica.applied_index + 1
         applied = self.replica.machine.apply(index, self.replica.term, payload)
-        self.router.applied(index, applied.groups, self.now_ms)
+        self.router.applied(index, applied.groups, self.now_ms, applied.pushed)
 
     def commit(self, count: int | None = None) -> None:
         """The next `count` entries of the own log, or all, are committed and applied."""

@@ -30,11 +30,15 @@ def test_clients_are_told_the_truth_in_long_runs(seed: int) -> None:
 def test_the_runs_reach_what_they_are_for() -> None:
     """The schedules make every kind of outcome happen often enough to matter."""
     outcomes = {"ok": 0, "no": 0, "maybe": 0}
+    roamed = retried = 0
     for seed in range(10):
         cluster = Cluster()
         cluster.run(random_schedule(random.Random(seed), 600))
         for client in cluster.history.clients:
             for operation in client.operations:
                 outcomes[operation.outcome] += operation.kind != "PING"
+        roamed += sum(roamer.sequence for roamer in cluster.roamers)
+        retried += sum(roamer.retried for roamer in cluster.roamers)
     assert min(outcomes.values()) > 50
     assert outcomes["ok"] > max(outcomes["no"], outcomes["maybe"])
+    assert min(roamed, retried) > 50

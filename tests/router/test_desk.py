@@ -10,6 +10,7 @@ from raftkv.kv.replies import OK, Failure, Reply, Simple
 from raftkv.raft.ready import Role
 from raftkv.router import NodeFacts, PeerFacts
 from raftkv.router.info import human
+from raftkv.router.transactions import NAMES
 from tests.router.stand import Stand
 
 PONG = Simple("PONG")
@@ -112,7 +113,8 @@ def test_replies_are_redis_own(request_: list[bytes], reply: Reply) -> None:
 def test_every_command_of_a_connection_is_attended_to() -> None:
     """The table of commands names none that the desk does not know, and the other way round."""
     stand = Stand()
-    assert stand.router._desk.names == {name for name, spec in SPECS.items() if spec.kind is Kind.CONNECTION}
+    known = stand.router._desk.names | stand.router._channels.names | NAMES
+    assert known == {name for name, spec in SPECS.items() if spec.kind is Kind.CONNECTION}
 
 
 def test_the_name_of_a_connection() -> None:

@@ -7,19 +7,23 @@ real router passes; a rule whose fault nothing catches would not be tested at al
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from raftkv.kv.batch import Group
 from raftkv.kv.machine import GroupReplies
 from raftkv.kv.replies import Failure, Reply
+from raftkv.kv.session_commands import Once
+from raftkv.kv.sessions import SessionChanges
 from raftkv.raft.types import Index
 from raftkv.router.connection import Connection
 from raftkv.router.ports import MachinePort
 from raftkv.router.reads import Reads, _Round
 from raftkv.router.router import Router
+from raftkv.router.waiting import Line, Waiter
 from raftkv.router.writes import OwnWrites, Sealed
+from tests.router import test_waiting
 from tests.router.cluster import Cluster, random_schedule
 from tests.router.stand import Stand
 
@@ -197,6 +201,15 @@ def deliver_replies_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Connection, "deliverable", faulty)
 
 
+def take_what_a_client_retries_for_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hazard 23: a command that a client asks another node for is applied again, for that node has a session of its own."""
+
+    def faulty(self: Once, sessions: SessionChanges, execute: Callable[[bytes], Reply]) -> Reply:
+        return execute(self.command)
+
+    monkeypatch.setattr(Once, "apply_in", faulty)
+
+
 PLANTS: tuple[Plant, ...] = (
     resend_under_another_session,
     never_send_again,
@@ -212,6 +225,7 @@ PLANTS: tuple[Plant, ...] = (
     read_without_a_round,
     read_before_the_point_is_applied,
     deliver_replies_as_they_come,
+    take_what_a_client_retries_for_new,
 )
 
 
@@ -227,8 +241,8 @@ def test_a_callback_in_the_middle_of_applying_is_caught(monkeypatch: pytest.Monk
     """Hazard 28: a router that hands replies over while an entry is applied lets a client's error reach the one who applies."""
     applied = Router.applied
 
-    def faulty(self: Router, index: Index, groups: list[GroupReplies], now_ms: int) -> None:
-        applied(self, index, groups, now_ms)
+    def faulty(self: Router, index: Index, groups: list[GroupReplies], now_ms: int, pushed: Sequence[bytes] = ()) -> None:
+        applied(self, index, groups, now_ms, pushed)
         for connection in self._changed:
             replies, _ = connection.deliverable()
             self._reply(connection.id, replies, connection.protocol, False)
@@ -240,3 +254,71 @@ def test_a_callback_in_the_middle_of_applying_is_caught(monkeypatch: pytest.Monk
     stand.broken.add(1)
     with pytest.raises(ConnectionResetError):
         stand.apply(stand.replica.log[0])
+
+
+def wake_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits is not told that its key has gained elements."""
+    monkeypatch.setattr(Line, "pushed", lambda self, keys: None)
+
+
+def stand_in_line_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A waiter stands in line at the end of the turn in which its attempt found nothing, and misses what is pushed until then."""
+    park, take = Line._park, Line.take_woken
+    late: list[Waiter] = []
+
+    def faulty(self: Line) -> list[Waiter]:
+        while late:
+            park(self, late.pop())
+        return take(self)
+
+    monkeypatch.setattr(Line, "_park", lambda self, waiter: late.append(waiter))
+    monkeypatch.setattr(Line, "take_woken", faulty)
+
+
+def wake_one_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has taken an element does not wake the next one, for whom there may be another."""
+    ended = Line.attempt_ended
+
+    def faulty(self: Line, waiter: Waiter, reply: Reply) -> None:
+        with monkeypatch.context() as patch:
+            wake_nobody(patch)
+            ended(self, waiter, reply)
+
+    monkeypatch.setattr(Line, "attempt_ended", faulty)
+
+
+def forget_who_was_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a client leaves whose attempt never left this node, nobody takes its place."""
+    forget = Line.forget
+
+    def faulty(self: Line, connection: Connection) -> None:
+        with monkeypatch.context() as patch:
+            wake_nobody(patch)
+            forget(self, connection)
+
+    monkeypatch.setattr(Line, "forget", faulty)
+
+
+def end_while_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a waiter ends at once, whatever its attempt under way is about to take."""
+    monkeypatch.setattr(Line, "_end", Line._answer)
+
+
+@pytest.mark.parametrize(
+    ("plant", "test"),
+    [
+        (wake_nobody, test_waiting.test_waiters_are_served_in_the_order_of_waiting),
+        (stand_in_line_later, test_waiting.test_a_push_between_the_attempt_and_its_answer_is_not_lost),
+        (wake_one_for_many, test_waiting.test_waiters_are_served_in_the_order_of_waiting),
+        (forget_who_was_trying, test_waiting.test_a_client_that_leaves_makes_room_for_the_next),
+        (end_while_trying, test_waiting.test_an_attempt_under_way_outlives_the_timeout),
+    ],
+    ids=lambda value: value.__name__,
+)
+def test_a_broken_rule_of_waiting_is_caught(
+    monkeypatch: pytest.MonkeyPatch, plant: Plant, test: Callable[[test_waiting.Node], None]
+) -> None:
+    """With this fault, the test of the rule fails."""
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, KeyError)):
+        test(test_waiting.Node())

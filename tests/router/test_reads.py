@@ -5,6 +5,7 @@ from __future__ import annotations
 from raftkv.codec.peer import ForwardReads, ReadAnswers, ReadsRefused
 from raftkv.errors import Busy
 from raftkv.kv.commands import decode_commands, encode_commands, parse_request
+from raftkv.kv.keyspace import ELEMENTS_PER_TURN
 from raftkv.kv.replies import OK, Failure, Reply, decode_replies, encode_replies
 from raftkv.kv.space_commands import RandomKey
 from raftkv.raft.ready import Role
@@ -397,6 +398,23 @@ def test_a_slow_read_runs_away_from_the_loop() -> None:
     assert stand.wakes == wakes + 1
     stand.flush()
     assert stand.answers(1) == [17, b"1"]
+
+
+def test_a_read_that_turns_out_to_take_long_runs_away_from_the_loop() -> None:
+    """A read that meets too many elements is executed elsewhere, and what follows on its connection is answered behind it."""
+    stand = with_value()
+    stand.do([b"RPUSH", b"l", *[b"x"] * (ELEMENTS_PER_TURN + 1)])
+    stand.commit()
+    stand.replies.clear()
+    stand.do("LRANGE l 0 9", "LRANGE l 0 -1", "GET a")
+    stand.confirm()
+    assert stand.answers() == [[b"x"] * 10]
+    stand.flush()
+    ((command, done),) = stand.replica.slow
+    assert command == parse_request([b"lrange", b"l", b"0", b"-1"])
+    done([b"y"])
+    stand.flush()
+    assert stand.answers() == [[b"x"] * 10, [b"y"], b"1"]
 
 
 def test_a_slow_read_of_another_node_travels_alone() -> None:

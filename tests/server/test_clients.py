@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from raftkv.codec.resp import encode_reply
 from raftkv.errors import InvalidSettings
-from raftkv.kv.replies import OK, Reply
+from raftkv.kv.replies import OK, Pushes, Reply
 from raftkv.server import clients
 from raftkv.server.clients import ClientServer
 from raftkv.server.settings import Address, Limits
@@ -47,6 +47,9 @@ class Sink:
         self.waiting[connection_id] += requests
         if self._answer is not None:
             self.release(connection_id, len(requests), self._answer)
+
+    def ended(self, connection_id: int) -> None:
+        self.journal.add(("ended", connection_id))
 
     def closed(self, connection_id: int) -> None:
         self.journal.add(("closed", connection_id))
@@ -405,6 +408,7 @@ def test_any_schedule_answers_everything_in_order(words: list[bytes], schedule: 
         server = make(sink, max_commands_per_connection=most)
         client, wire = attach(server)
         data = b"".join(b"\r\n" * len(word) + request(b"ECHO", word) for word in words)
+        rounds = len(data) + 2 * len(words) + 2  # an empty line takes one too, also when it was fed before they begin
         full = False
 
         def feed(size: int) -> None:
@@ -431,7 +435,7 @@ def test_any_schedule_answers_everything_in_order(words: list[bytes], schedule: 
 
         for kind, number in schedule:
             await act(kind, number)
-        for _ in range(len(data) + 2 * len(words) + 2):
+        for _ in range(rounds):
             for kind in ("room", "data", "iterate", "reply", "iterate"):
                 await act(kind, 1 << 20)
         if half_close:
@@ -608,6 +612,39 @@ def test_a_client_that_has_stopped_reading_is_disconnected() -> None:
         assert not wire.closing
         client.sweep(now + clients.STALLED_SECONDS + 1)
         assert wire.closing
+        assert server.slow_clients == 1
+
+    asyncio.run(main())
+
+
+def test_pushes_answer_no_request() -> None:
+    """What comes unasked is written in its place, and as many requests stay in flight as have no reply."""
+
+    async def main() -> None:
+        sink = Sink(None)
+        server = make(sink)
+        client, wire = attach(server)
+        client.data_received(request(b"GET", b"k") * 3)
+        server.reply(1, [Pushes([[b"message"]]), b"1", Pushes([[b"message"]])], 3, False, 2)
+        await asyncio.sleep(0)
+        message = b">1\r\n" + bulk(b"message")
+        assert b"".join(wire.writes) == message + bulk(b"1") + message
+        assert client.in_flight == 2
+
+    asyncio.run(main())
+
+
+def test_a_subscriber_that_does_not_read_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can stop messages from being published, so what waits for one subscriber has a bound of its own."""
+    monkeypatch.setattr(clients, "SUBSCRIBER_OUTPUT_BYTES", 1 << 20)
+
+    async def main() -> None:
+        server = make(Sink(None))
+        (_, wire), (_, other) = attach(server), attach(server)
+        wire.unsent, other.unsent = 1 << 20, (1 << 20) + 1
+        for number in (1, 2):
+            server.reply(number, [Pushes([[b"message"]])], 2, False, 1)
+        assert (wire.closing, other.closing) == (False, True)
         assert server.slow_clients == 1
 
     asyncio.run(main())

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from raftkv.codec.frames import HEADER_BYTES, FrameSender
-from raftkv.codec.peer import ForwardReads, ReadsRefused, SnapshotOffer, Value, decode_value, encode_value
+from raftkv.codec.peer import ForwardReads, Publish, ReadsRefused, SnapshotOffer, Value, decode_value, encode_value
 from raftkv.raft.messages import Heartbeat, InstallSnapshot
 from raftkv.raft.types import SnapshotMeta
 from raftkv.server import peers
@@ -572,3 +572,29 @@ def check_history(node: Node, other: str) -> None:
         else:
             connected = event[0] == "up"
             gap_allowed = True
+
+
+def test_published_messages_take_little_of_a_queue(run: Run) -> None:
+    """To a node that does not read, messages are dropped long before the queue is full, counted, and logged once a second; appends and
+    heartbeats still have room."""
+
+    async def main() -> None:
+        one = Node(facts("n1"))
+        await one.listen()
+        stranger, own, server = await slow_peer(one)
+        sent = 0
+        while one.network.send("n2", Publish(b"c", bytes(1 << 20))):
+            sent += 1
+            assert sent < 20
+        assert not one.network.send("n2", Publish(b"c", b"small"))
+        assert one.network.queued_bytes("n2") <= peers.PUBLISHED_BYTES + (1 << 20) + 100
+        assert one.network.messages_dropped == 2
+        assert [event["event"] for event in one.logged].count("message_dropped") == 1
+        assert one.network.send("n2", read(0, 1 << 20))
+        assert one.network.send("n2", Heartbeat("n1", "n2", 1, 101, 0, 1))
+        stranger.writer.close()
+        own.writer.close()
+        server.close()
+        await close(one)
+
+    run(main())

@@ -38,6 +38,15 @@ SWARM = Swarm(
     wall_offsets_ms=(0, 30, -30),
 )
 
+LIBRARIES = replace(
+    SWARM,
+    rates=Rates(kill=700, power=2_500, partition=900, pause=700, reset=600),
+    load=replace(SWARM.load, libraries=3),
+    clock_rates=(1.0,) * 3,
+    wall_offsets_ms=(0,) * 3,
+)
+"""Programs that use the client library, and nodes that die under them."""
+
 
 def storm(rates: Rates, *, tuning: Tuning = TUNING, nodes: int = 3, storm_ms: int = 3_000, network: NetworkFaults = SWARM.network) -> Swarm:
     """A swarm with these faults and nothing else out of the ordinary."""

@@ -15,6 +15,9 @@ from tests.sim.storms import first_violation
 FEW_SEEDS = 45
 
 FOUND_SOON = [
+    "what_is_watched_may_change",
+    "deletions_are_no_changes",
+    "a_stopped_transaction_is_done_by_half",
     "the_log_reports_what_it_has_queued",
     "the_hard_state_is_not_written",
     "the_vote_is_not_written",
@@ -25,6 +28,7 @@ FOUND_SOON = [
     "nobody_stands_for_election",
     "a_node_without_state_never_leads",
     "numbers_of_commands_are_ignored",
+    "numbers_of_a_clients_commands_are_ignored",
     "a_new_session_for_what_is_sent_again",
     "a_process_goes_on_in_the_session_of_the_last",
     "answers_leave_before_the_entry_is_applied",

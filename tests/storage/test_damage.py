@@ -106,3 +106,16 @@ def test_a_damaged_current_is_an_error_of_the_state_and_not_of_the_log() -> None
     disk.flip("state/CURRENT", 22)
     with pytest.raises(StateDamaged, match="state/CURRENT"):
         StateDirectory(disk, ModelEngine(disk), snapshot_meta_of)
+
+
+def test_what_somebody_else_keeps_beside_it_is_not_ours_to_remove() -> None:
+    """Whoever renames a state that was set aside, so that it is kept, finds it under that name."""
+    disk = SimDisk(random.Random(1))
+    kept = [f"{ASIDE_PATH}-of-may", f"{ASIDE_PATH}-", f"{ASIDE_PATH}.tar"]
+    for name in kept:
+        disk.put(f"{name}/CURRENT", b"somebody's")
+    _with_state(disk)
+    set_aside(disk)
+    assert aside(disk) == [ASIDE_PATH]
+    assert give_up_aside(disk)
+    assert [name for name in kept if disk.exists(f"{name}/CURRENT")] == kept
