@@ -215,13 +215,7 @@ class Model:
                     self._client_sessions[name] = _Session()
                     self._client_sessions[name].used_ms = self._sessions_ms
             case Once(session=name, sequence=sequence, command=command):
-                known = self._client_sessions.get(name)
-                if known is not None and sequence <= known.last + 1:
-                    known.used_ms = self._sessions_ms
-                if known is not None and sequence == known.last + 1:
-                    known.last = sequence
-                    [inner] = decode_writes(command)
-                    return self._apply_write(inner)
+                return self._apply_once(name, sequence, command)
             case Transaction(watches=watches):
                 self._apply_transaction(write, watches)
             case _ if type(write) in WRITES:
@@ -232,6 +226,16 @@ class Model:
                 self._took_effect(tag, reply)
             case _:
                 raise Violation("log content", f"entry {self.index} holds {write}, which no client asked for")
+        return True
+
+    def _apply_once(self, name: bytes, sequence: int, command: bytes) -> bool:
+        known = self._client_sessions.get(name)
+        if known is not None and sequence <= known.last + 1:
+            known.used_ms = self._sessions_ms
+        if known is not None and sequence == known.last + 1:
+            known.last = sequence
+            [inner] = decode_writes(command)
+            return self._apply_write(inner)
         return True
 
     def _apply_transaction(self, transaction: Transaction, watches: tuple[tuple[bytes, int], ...]) -> None:
