@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raftkv.kv.command import Read
+from raftkv.kv.commands import parse_request
 from raftkv.kv.list_commands import ListRange
+from raftkv.kv.machine import KvMachine
 from raftkv.kv.sorted_set import ByRank
 from raftkv.kv.sorted_set_ranges import GetRange
 from raftkv.kv.string_commands import Get
 from raftkv.sim.clock import Schedule
-from raftkv.sim.model import Model, SortedSet
+from raftkv.sim.elements import READS, elements_of, normal
+from raftkv.sim.model import Model
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Violation
-from raftkv.sim.workload import Workload, value_told
+from raftkv.sim.values import SortedSet, Value, value_told
+from raftkv.sim.workload import Workload
 
 CALM_MS = 60_000
 """Simulated time within which a cluster must have recovered."""
@@ -96,14 +100,22 @@ def compare_states(nodes: Sequence[SimNode], model: Model) -> None:
         if machine.clock_ms != model.clock_ms:
             raise Violation("final state", f"the log's clock is {machine.clock_ms} at {node.name}; the log says {model.clock_ms}")
         for key in sorted(model.versions):
-            expected = model.value(key)
-            match expected:
-                case tuple():
-                    read: Read = ListRange(key, 0, -1)
-                case SortedSet():
-                    read = GetRange(key, ByRank(0, -1), with_scores=True)
-                case _:
-                    read = Get(key)
-            value = value_told(machine.read(read))
-            if value != expected:
-                raise Violation("final state", f"{key!r} is {value!r} at {node.name}; the log says {expected!r}")
+            found, expected = _told(machine, key, model.value(key))
+            if found != expected:
+                raise Violation("final state", f"{key!r} is {found!r} at {node.name}; the log says {expected!r}")
+
+
+def _told(machine: KvMachine, key: bytes, value: Value) -> tuple[object, object]:
+    """What `machine` tells of the whole value of `key`, and what it has to tell when that is `value`."""
+    kind = {b"hash": "hgetall", b"set": "smembers"}.get(key.partition(b":")[0])
+    if kind is not None:
+        arguments = [kind.encode(), key]
+        return normal(machine.read(parse_request(arguments))), READS[kind](elements_of(value), arguments)
+    match value:
+        case tuple():
+            read: Read = ListRange(key, 0, -1)
+        case SortedSet():
+            read = GetRange(key, ByRank(0, -1), with_scores=True)
+        case _:
+            read = Get(key)
+    return value_told(machine.read(read)), value

@@ -14,13 +14,12 @@ import heapq
 from bisect import bisect_right
 from collections.abc import Callable
 
-from msgspec import Struct
-
 from raftkv.kv.batch import Group, decode_batch
 from raftkv.kv.command import Read, Write
 from raftkv.kv.commands import decode_writes
 from raftkv.kv.counter_commands import IncrementBy
 from raftkv.kv.expiry_commands import Expire
+from raftkv.kv.hash_commands import SetFields
 from raftkv.kv.key_commands import Delete
 from raftkv.kv.list_commands import ListPop, ListPush
 from raftkv.kv.replies import OK, Reply
@@ -29,19 +28,12 @@ from raftkv.kv.sessions import LIMITS
 from raftkv.kv.sorted_set_commands import AddMembers, AddToScore, RemoveMembers
 from raftkv.kv.string_commands import Get, Set, SetWith
 from raftkv.kv.transactions import Transaction
+from raftkv.sim.elements import WRITES, elements_of
 from raftkv.sim.trace import Violation
+from raftkv.sim.values import SortedSet, Value
 
 TAG = b"tag:"
 """What the second key of a DEL begins with."""
-
-class SortedSet(Struct, frozen=True):
-    """Members and scores, in order."""
-
-    pairs: tuple[tuple[bytes, float], ...]
-
-
-Value = bytes | tuple[bytes, ...] | SortedSet | None
-"""A string, a list, a sorted set, or nothing."""
 
 Version = tuple[int, Value]
 """An index, and the value of a key from then on."""
@@ -97,16 +89,18 @@ class Model:
         value = self.value(key)
         return value if isinstance(value, bytes) else None
 
-    def first_index_with(self, key: bytes, value: Value, low: int, high: int) -> int | None:
-        """The first index from `low` to `high` after which `key` had `value`; None when there is none."""
+    def first_index_with(
+        self, key: bytes, value: object, low: int, high: int, view: Callable[[Value], object] = lambda content: content
+    ) -> int | None:
+        """The first index from `low` to `high` after which the `view` of `key` was `value`; None when there is none."""
         versions = self.versions.get(key, [])
         at = bisect_right(versions, low, key=lambda version: version[0]) - 1
-        if (versions[at][1] if at >= 0 else None) == value:
+        if view(versions[at][1] if at >= 0 else None) == value:
             return low
         for index, later in versions[at + 1 :]:
             if index > high:
                 return None
-            if later == value:
+            if view(later) == value:
                 return index
         return None
 
@@ -221,17 +215,27 @@ class Model:
                     self._client_sessions[name] = _Session()
                     self._client_sessions[name].used_ms = self._sessions_ms
             case Once(session=name, sequence=sequence, command=command):
-                known = self._client_sessions.get(name)
-                if known is not None and sequence <= known.last + 1:
-                    known.used_ms = self._sessions_ms
-                if known is not None and sequence == known.last + 1:
-                    known.last = sequence
-                    [inner] = decode_writes(command)
-                    return self._apply_write(inner)
+                return self._apply_once(name, sequence, command)
             case Transaction(watches=watches):
                 self._apply_transaction(write, watches)
+            case _ if type(write) in WRITES:
+                key = write.key  # type: ignore[attr-defined]
+                after, reply, tag = WRITES[type(write)](elements_of(self.value(key)), write)
+                if reply or type(write) is SetFields:
+                    self._put(key, after or None, self._due.get(key, 0))
+                self._took_effect(tag, reply)
             case _:
                 raise Violation("log content", f"entry {self.index} holds {write}, which no client asked for")
+        return True
+
+    def _apply_once(self, name: bytes, sequence: int, command: bytes) -> bool:
+        known = self._client_sessions.get(name)
+        if known is not None and sequence <= known.last + 1:
+            known.used_ms = self._sessions_ms
+        if known is not None and sequence == known.last + 1:
+            known.last = sequence
+            [inner] = decode_writes(command)
+            return self._apply_write(inner)
         return True
 
     def _apply_transaction(self, transaction: Transaction, watches: tuple[tuple[bytes, int], ...]) -> None:

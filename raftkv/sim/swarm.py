@@ -116,7 +116,8 @@ def draw_swarm(seed: int, rng: random.Random) -> Swarm:
     transfers = random.Random(f"transfers of {seed}").choice((0.0, 0.0, 0.2, 0.6))
     lists = random.Random(f"lists of {seed}").choice((0.0, 0.0, 0.2, 0.5))
     sorted_sets = random.Random(f"sorted sets of {seed}").choice((0.0, 0.0, 0.2, 0.5))
-    return replace(drawn, load=replace(drawn.load, transfers=transfers, lists=lists, sorted_sets=sorted_sets))
+    elements = random.Random(f"elements of {seed}").choice((0.0, 0.0, 0.3, 1.0))
+    return replace(drawn, load=replace(drawn.load, transfers=transfers, lists=lists, sorted_sets=sorted_sets, elements=elements))
 
 
 def aim(swarm: Swarm, point: Point, rng: random.Random) -> Swarm:

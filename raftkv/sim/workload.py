@@ -23,13 +23,15 @@ from collections.abc import Collection
 
 from msgspec import Struct
 
-from raftkv.kv.replies import NO_ARRAY, OK, Failure, Pairs, Reply, Simple
+from raftkv.kv.replies import NO_ARRAY, OK, Failure, Reply, Simple
 from raftkv.sim.clock import Schedule
+from raftkv.sim.elements import READS, draw, elements_of, normal
 from raftkv.sim.library import Library, Nodes, new_core
-from raftkv.sim.model import TAG, SortedSet, Value
+from raftkv.sim.model import TAG
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Trace, Violation
 from raftkv.sim.transfers import ACCOUNTS, Transfer, look, together
+from raftkv.sim.values import value_told
 from raftkv.sim.watch import Watch
 
 _DEFINITE = {"CLUSTERDOWN", "OVERLOADED"}
@@ -65,6 +67,8 @@ class Load(Struct, frozen=True, kw_only=True):
     """The share of pipelines that begin a transfer between two accounts, or look at all of them, in a transaction."""
     sorted_sets: float = 0.0
     """The share of further commands that are about sorted sets."""
+    elements: float = 0.0
+    """The share of pipelines that are followed by commands on hashes and sets."""
 
 
 class Request:
@@ -101,16 +105,6 @@ class Client:
         """The transfer that has begun."""
         self.acts = 0
         self.stopped = False
-
-
-def value_told(reply: Reply) -> Value:
-    """The value of a key, as a reply tells it; one that no key has if it is none. An empty collection is nothing."""
-    if isinstance(reply, list):
-        return tuple(each for each in reply if isinstance(each, bytes)) or None
-    if isinstance(reply, Pairs):
-        told = [(member, score) for member, score in reply.pairs if isinstance(member, bytes) and isinstance(score, float)]
-        return SortedSet(tuple(told)) if told else None
-    return reply if isinstance(reply, bytes) or reply is None else b""
 
 
 class Workload:
@@ -190,6 +184,8 @@ class Workload:
             if node is None or client.node is not node or len(client.waiting) > 3 * self.load.pipeline:
                 return
             requests = [self._request(client) for _ in range(rng.randint(1, self.load.pipeline))]
+            if self.load.elements and rng.random() < self.load.elements:
+                requests += [self._about_elements(client) for _ in range(rng.randint(1, 3))]
             if self.load.transfers:
                 requests += self._transaction(client)
             client.waiting += requests
@@ -326,6 +322,12 @@ class Workload:
         )[0]
         return Request(kind, arguments, key, tag if tag in arguments else b"", self.floor)
 
+    def _about_elements(self, client: Client) -> Request:
+        self._tags += 1
+        tag = b"%s%d:" % (TAG, self._tags)
+        kind, arguments = draw(client.rng, tag, self.load.ttl_ms)
+        return Request(kind, arguments, arguments[1], tag if arguments[-1] == tag else b"", self.floor)
+
     # Replies.
 
     def node_died(self, node: SimNode) -> None:
@@ -362,7 +364,7 @@ class Workload:
         self.outcomes["acknowledged"] += 1
         about = f"{node.name} answers {client.name}'s {request.arguments[:3]} with {reply!r}"
         match request.kind:
-            case "get":
+            case kind if kind == "get" or kind in READS:
                 self._read(client, request, reply, about)
                 if request.transfer is not None:
                     request.transfer.read(request.key, reply)
@@ -400,8 +402,14 @@ class Workload:
     def _read(self, client: Client, request: Request, reply: Reply, about: str) -> None:
         low = client.seen if client.readonly else max(client.seen, request.floor)
         high = self._model.index
-        value = value_told(reply)
-        index = self._model.first_index_with(request.key, value, low, high)
+        answer = READS.get(request.kind)
+        if answer is None:
+            index = self._model.first_index_with(request.key, value_told(reply), low, high)
+        else:
+            elements = answer
+            index = self._model.first_index_with(
+                request.key, normal(reply), low, high, lambda content: elements(elements_of(content), request.arguments)
+            )
         if index is None:
             raise Violation(
                 "linearizable reads",
@@ -415,7 +423,7 @@ class Workload:
     def _popped(self, client: Client, request: Request, reply: Reply, about: str) -> None:
         """An element is taken away once. That there was none is told only as often as it happened, at an index that is not known."""
         value = value_told(reply)
-        indices = [] if isinstance(value, tuple | SortedSet) else self._model.popped.get((request.key, value), [])
+        indices = self._model.popped.get((request.key, value), []) if value is None or isinstance(value, bytes) else []
         index = next((index for index in indices if index > request.floor), None)
         if index is None:
             raise Violation("acknowledged writes", f"{about}; that did not happen after {request.floor}")

@@ -157,9 +157,18 @@ def seeds() -> list[bytes]:
         b"MGET a b", b"DIGEST a", b"STRLEN b", b"GETRANGE b -3 2", b"PEXPIRETIME b", b"TYPE a", b"KEYS [a-b]*", b"RANDOMKEY",
         b"GETBIT a 1", b"BITCOUNT a 0 -1 BIT", b"BITPOS a 1 2",
     )  # fmt: skip
+    elements = commands(
+        b"HSET h f 1 g v", b"HMSET h i 2", b"HSETNX h f 2", b"HDEL h g no", b"HINCRBY h f 5", b"HINCRBYFLOAT h f 0.5", b"SADD s m n o",
+        b"SADD t n p", b"SREM s m", b"SPOP s", b"SPOP t 2", b"SMOVE s t o", b"SUNIONSTORE d s t", b"SINTERSTORE h s t", b"SDIFFSTORE s d t",
+    )  # fmt: skip
+    of_elements = commands(
+        b"HGET h f", b"HMGET h f g", b"HGETALL h", b"HLEN h", b"HEXISTS h f", b"HSTRLEN h f", b"HRANDFIELD h -3 WITHVALUES",
+        b"HSCAN h 0 MATCH [a-f]* COUNT 2", b"SISMEMBER s m", b"SMISMEMBER s m n", b"SCARD s", b"SRANDMEMBER s 2", b"SSCAN s 0",
+        b"SMEMBERS s", b"SUNION s t", b"SINTERCARD 2 s t LIMIT 1",
+    )  # fmt: skip
     return [
         *[b"\0" + encode_batch(whole), b"\0" + _FIRST, b"\1" + writes, b"\2" + numbers, b"\3" + reads, b"\4" + encode_replies(some)],
-        *[b"\1" + strings, b"\3" + more],
+        *[b"\1" + strings, b"\3" + more, b"\1" + elements, b"\3" + of_elements],
     ]
 
 

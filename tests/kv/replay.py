@@ -29,6 +29,8 @@ def request(rng: random.Random) -> Request:
         f"pexpire {key} {rng.randrange(-50, 400)} {rng.choice(['nx', 'xx', 'gt', 'lt'])}",
         string_request(rng, key),
         key_request(rng, key),
+        hash_request(rng, key),
+        set_request(rng, key),
     ]
     return "flushall" if rng.random() < 0.003 else rng.choice(choices)
 
@@ -49,6 +51,33 @@ def string_request(rng: random.Random, key: str) -> str:
         f"getdel {key}",
         f"mset {key} {number} key{number % 60} v",
         f"msetnx {key} {number} key{number % 60} v",
+    ]
+    return rng.choice(choices)
+
+
+def hash_request(rng: random.Random, key: str) -> str:
+    """A random write about a hash."""
+    name = f"f{rng.randrange(9)}"
+    choices = [
+        f"hset {key} {name} {rng.randrange(9)} f{rng.randrange(9)} v",
+        f"hsetnx {key} {name} v",
+        f"hdel {key} {name} f{rng.randrange(9)}",
+        f"hincrby {key} {name} {rng.randrange(-9, 9)}",
+        f"hincrbyfloat {key} {name} 0.1",
+    ]
+    return rng.choice(choices)
+
+
+def set_request(rng: random.Random, key: str) -> str:
+    """A random write about sets."""
+    member, other = f"m{rng.randrange(9)}", f"key{rng.randrange(60)}"
+    choices = [
+        f"sadd {key} {member} m{rng.randrange(9)}",
+        f"srem {key} {member}",
+        f"spop {key}",
+        f"spop {key} {rng.randrange(5)}",
+        f"smove {key} {other} {member}",
+        f"{rng.choice(['sinterstore', 'sunionstore', 'sdiffstore'])} key{rng.randrange(60)} {key} {other}",
     ]
     return rng.choice(choices)
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from raftkv import divergence, replica, startup
 from raftkv.codec.peer import Fence
-from raftkv.kv import list_commands, sorted_set
+from raftkv.kv import hash_commands, list_commands, set_commands, sorted_set
 from raftkv.kv import machine as machine_module
 from raftkv.kv.batch import Batch
 from raftkv.kv.clock import LogClock
@@ -652,3 +652,14 @@ def anybodys_fence_is_believed(patch: pytest.MonkeyPatch) -> None:
             receive(self, sender, value)
 
     patch.setattr(replica.Replica, "receive", believe)
+
+
+@plant("hashes and sets 2", by=Storms(("reply", "linearizable reads", "final state")))
+def removed_elements_stay(patch: pytest.MonkeyPatch) -> None:
+    """HDEL and SREM count what they remove, and leave it there."""
+
+    def remove(changes: Changes, collection: Collection, names: Sequence[bytes]) -> int:
+        return sum(changes.row(row) is not None for row in map(collection.hashed, names))
+
+    patch.setattr(hash_commands, "remove_named", remove)
+    patch.setattr(set_commands, "remove_named", remove)

@@ -6,6 +6,7 @@ Where a test plants its own fault (a disk that forgets, a clock that runs away) 
 from __future__ import annotations
 
 import hmac
+import random
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -18,10 +19,12 @@ from raftkv.codec import handshake, peer, resp
 from raftkv.codec.frames import FrameDecoder, FrameSender
 from raftkv.codec.peer import Transfer
 from raftkv.codec.resp import RequestParser
-from raftkv.kv import commands, list_elements, sorted_set
+from raftkv.kv import commands, hash_commands, list_elements, named, set_commands, sorted_set
+from raftkv.kv.collection import Collection
 from raftkv.kv.commands import MAX_NESTING
+from raftkv.kv.draws import Draws
 from raftkv.kv.glob import Pattern
-from raftkv.kv.keyspace import Keyspace
+from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.replies import Reply
 from raftkv.kv.sessions import LIMITS, Sessions
 from raftkv.kv.space_commands import Scan
@@ -49,7 +52,7 @@ from raftkv.storage.wal import Wal
 from raftkv.transfer import SnapshotSender
 from tests import test_tidy
 from tests.codec import test_frames, test_handshake, test_peer, test_resp
-from tests.kv import test_lists, test_nesting, test_scan, test_sessions, test_sorted_sets
+from tests.kv import test_hashes_and_sets, test_lists, test_nesting, test_scan, test_sessions, test_sorted_sets
 from tests.kv import test_planted_faults as kv
 from tests.mutants.mutant import Checks, Mutant, Proof, RouterRuns, Shelf, nothing, title_of
 from tests.raft import test_thesis
@@ -314,6 +317,39 @@ def a_scan_goes_on_after_the_next_key(patch: pytest.MonkeyPatch) -> None:
 
 
 # Collections.
+
+
+@plant("hashes and sets 1", by=Checks((partial(test_hashes_and_sets.test_nothing_is_left_of_what_is_gone, "set h v|set s v", False),)))
+def a_value_leaves_elements_behind(patch: pytest.MonkeyPatch) -> None:
+    """What takes the place of a collection leaves its elements where they are."""
+    patch.setattr(Changes, "drop_elements", lambda changes, collection: None)
+
+
+_REMOVED = partial(test_hashes_and_sets.test_nothing_is_left_of_what_is_gone, "hdel h f g x|srem s m n x", False)
+
+
+@plant("hashes and sets 2", by=Checks((_REMOVED,)))
+def removed_elements_still_count(patch: pytest.MonkeyPatch) -> None:
+    """An element is removed, and the collection still counts it."""
+    original = named.remove_named
+
+    def remove(changes: Changes, collection: Collection, names: Any) -> int:
+        count = collection.count
+        removed = original(changes, collection, names)
+        if removed:
+            collection.count = count
+            changes.save(collection)
+        return removed
+
+    patch.setattr(hash_commands, "remove_named", remove)
+    patch.setattr(set_commands, "remove_named", remove)
+
+
+@plant("hashes and sets 3", "22", by=Checks((test_hashes_and_sets.test_members_are_popped_until_none_is_left,)))
+def replicas_draw_for_themselves(patch: pytest.MonkeyPatch) -> None:
+    """Each node that applies SPOP draws its own random number."""
+    own = random.Random(1)
+    patch.setattr(set_commands, "Draws", lambda number: Draws(own.getrandbits(63)))
 
 
 @plant("lists 1", by=Checks((test_lists.test_the_store_holds_the_elements_and_nothing_else,)))

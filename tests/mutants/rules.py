@@ -108,14 +108,16 @@ RULES: dict[str, str] = {
     "93": "a jump of the log's clock makes no session old",
     "94": "what a replica might not be able to read does not enter the log",
     # Collections
+    "hashes and sets 1": "nothing is left in the store of a hash or a set that is gone",
+    "hashes and sets 2": "a hash or a set has as many elements as it says",
+    "hashes and sets 3": "what is random is drawn once, by the node that takes the request",
     "lists 1": "what is taken from a list leaves no row behind",
     "lists 2": "an element of a list is taken once",
+    "sorted sets 1": "a member of a sorted set has one place in its order",
     # Transactions
     "transaction 1": "a change of what is watched stops a transaction, also one that was undone",
     "transaction 2": "a transaction is done at once, as a whole or not at all",
     "transaction 3": "what belongs to a transaction is never executed on its own",
-    # Collections
-    "sorted sets 1": "a member of a sorted set has one place in its order",
     # Storage
     "storage 1": "a crash at any operation loses nothing acknowledged",
     "storage 2": "an unsealed bad last group makes the node suspect",
