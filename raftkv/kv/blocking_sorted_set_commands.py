@@ -61,7 +61,7 @@ def _parse_pop_from_first(args: Sequence[bytes]) -> Command:
 
 _GROUP: Final = "sorted-set"
 _ALL_BUT_LAST: Final = (1, -2, 1)
-_FLAGS: Final = "write noscript fast blocking"
+_FLAGS: Final = "write noscript blocking fast"
 _LIKE: Final = "as `BLPOP`"
 
 SPECS: Final = (
