@@ -85,7 +85,7 @@ SPECS: Final = (
         "A container for commands on connections",
         "",
         differs="Of the connections of this node. NO-TOUCH and SETINFO are those of Redis 7.2; PAUSE and UNPAUSE are not there; "
-        "TRACKING ON is refused.",
+        "TRACKING ON is refused, and so is REPLY inside of a transaction.",
         subcommands=_CLIENT,
     ),
     node_spec("echo", 2, "Echo the given string", "loading stale fast"),
