@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from raftkv.kv.command import HELP, Command, ConnectionCommand, Kind, Spec, Subcommand, subcommand
+from raftkv.kv.command import HELP, NO_KEYS, Command, ConnectionCommand, Kind, Spec, Subcommand, subcommand
 
 
 def parse_unchanged(args: Sequence[bytes]) -> Command:
@@ -20,6 +20,7 @@ def node_spec(
     flags: str,
     group: str = "connection",
     *,
+    keys: tuple[int, int, int] = NO_KEYS,
     tips: tuple[str, ...] = (),
     differs: str = "",
     subcommands: tuple[Subcommand, ...] = (),
@@ -33,6 +34,9 @@ def node_spec(
         summary=summary,
         group=group,
         flags=tuple(flags.split()),
+        first_key=keys[0],
+        last_key=keys[1],
+        step=keys[2],
         tips=tips,
         differs=differs,
         subcommands=(*subcommands, HELP) if subcommands else (),
@@ -81,7 +85,7 @@ SPECS: Final = (
         "A container for commands on connections",
         "",
         differs="Of the connections of this node. NO-TOUCH and SETINFO are those of Redis 7.2; PAUSE and UNPAUSE are not there; "
-        "TRACKING ON is refused.",
+        "TRACKING ON is refused, and so is REPLY inside of a transaction.",
         subcommands=_CLIENT,
     ),
     node_spec("echo", 2, "Echo the given string", "loading stale fast"),
@@ -98,10 +102,10 @@ SPECS: Final = (
     node_spec("reset", 1, "Set the connection back to how it began", "noscript loading stale fast no_auth allow_busy"),
     node_spec("script", -2, "A container for Lua scripts management commands", "", "scripting"),
     node_spec("select", 2, "Change the selected database", "loading stale fast", differs="There is one database, 0."),
-    node_spec("spublish", 3, "Send a message to those who listen to a shard channel", _PUBLISH, "pubsub", differs=_HERE),
-    node_spec("ssubscribe", -2, "Listen to shard channels", _PUBSUB, "pubsub"),
+    node_spec("spublish", 3, "Send a message to those who listen to a shard channel", _PUBLISH, "pubsub", keys=(1, 1, 1), differs=_HERE),
+    node_spec("ssubscribe", -2, "Listen to shard channels", _PUBSUB, "pubsub", keys=(1, -1, 1)),
     node_spec("subscribe", -2, "Listen to channels", _PUBSUB, "pubsub"),
-    node_spec("sunsubscribe", -1, "Listen no longer to shard channels", _PUBSUB, "pubsub"),
+    node_spec("sunsubscribe", -1, "Listen no longer to shard channels", _PUBSUB, "pubsub", keys=(1, -1, 1)),
     node_spec("unsubscribe", -1, "Listen no longer to channels", _PUBSUB, "pubsub"),
     node_spec(
         "wait",

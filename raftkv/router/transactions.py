@@ -251,7 +251,7 @@ class Transactions:
             case name if name in _AT_ONCE:
                 if not client.idle:
                     return False
-                if not client.delivered:  # after RESET, replies may be written in another way than those before it
+                if name == "reset" and not client.delivered:  # replies may be written in another way than those before it
                     client.held_back = True
                     return False
                 client.reply(self._execute(client, parse_as(spec, args)))
