@@ -19,6 +19,7 @@ import pytest
 
 from raftkv.errors import RaftkvError
 from raftkv.sim.cluster import Outcome, Run, run_seed
+from raftkv.sim.faults import Faults
 from raftkv.sim.swarm import Swarm
 from raftkv.sim.trace import Violation
 from tests.router.test_planted_faults import complaint
@@ -90,6 +91,8 @@ class Storms:
     def find(self, most: int) -> Finding | None:
         with pytest.MonkeyPatch.context() as patch:
             self.surroundings(patch)
+            if self.judge is not None:  # of the storm: a leader that is left out of the core afterwards would have to be replaced
+                patch.setattr(Faults, "_core", lambda faults, rng: faults.nodes)
             for seed in range(1, most + 1):
                 try:
                     outcome = run_seed(seed, Run(swarm=self.swarm))
