@@ -428,14 +428,15 @@ class Router:
                 self._attempt(waiter, now_ms + self._settings.timeout_ms)
             self._send_writes(now_ms)
             self._ask_reads(now_ms)
-            later = changed[taken_up:]
-            for connection in changed:
+            later: list[Connection] = []
+            for connection in changed:  # it grows here too: a transaction's reply is made as it leaves, and may end another's waiting
                 connection.touched()
                 if not connection.closed:
                     self._deliver(connection)
                 if connection.held_back:
                     connection.held_back = False
                     later.append(connection)
+            later += changed[taken_up:]
             changed.clear()
             for connection in later:
                 if connection.chunks:

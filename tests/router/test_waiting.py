@@ -7,7 +7,7 @@ import pytest
 from raftkv.codec.peer import ForwardWrites
 from raftkv.kv.batch import FORMAT_VERSION, Batch, Group, encode_batch
 from raftkv.kv.commands import encode_commands, parse_request
-from raftkv.kv.replies import NO_ARRAY, OK, Failure, Pushes, Reply
+from raftkv.kv.replies import NO_ARRAY, OK, Failure, Pushes, Reply, Simple
 from raftkv.router.router import REBUILDING, STOPPING
 from raftkv.router.waiting import UNBLOCKED
 from raftkv.router.writes import LATE
@@ -217,6 +217,16 @@ def test_a_client_can_be_unblocked(node: Node) -> None:
     assert node.do("CLIENT UNBLOCK 1 timeout", connection=2) == [1]
     node.settle()
     assert node.answers()[2:] == [[b"q", b"x"]]
+
+
+@pytest.mark.parametrize(("wait", "answer"), [("BLPOP q 0", NO_ARRAY), ("WAIT 9 0", 1)])
+def test_who_is_unblocked_in_a_transaction_goes_on(node: Node, wait: str, answer: Reply) -> None:
+    """What he asked behind is taken up at once, also when the transaction's reply is made only as it leaves."""
+    node.run("SET k x")
+    node.run(wait, "PING")
+    node.run("MULTI", "GET k", "CLIENT UNBLOCK 1", "EXEC", connection=2)
+    assert node.answers(2)[-1] == [b"x", 1]
+    assert node.answers()[1:] == [answer, Simple("PONG")]
 
 
 def test_another_type_wakes_nobody(node: Node) -> None:
