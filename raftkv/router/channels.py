@@ -235,6 +235,8 @@ class Channels:
     # Publishing.
 
     def _publish(self, frame: Publish) -> int:
+        if len(frame.channel) > MAX_KEY_BYTES:  # nobody listens to it by name, and patterns would be compared with all of it
+            fail(f"the name of a channel has at most {MAX_KEY_BYTES} bytes, a pattern {MAX_PATTERN_BYTES}")
         size = len(frame.channel) + len(frame.message)
         if size > self._settings.max_entry_bytes:
             fail(f"the message has {size} bytes; max_entry_bytes is {self._settings.max_entry_bytes}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raftkv.codec.peer import Publish
+from raftkv.kv.command import MAX_KEY_BYTES
 from raftkv.kv.replies import OK, Failure, Pushes, Reply, Simple
 from raftkv.router.channels import MAX_PATTERN_BYTES, SUBSCRIPTION_BYTES
 from tests.router.stand import Stand
@@ -192,6 +193,8 @@ def test_names_and_messages_are_bounded() -> None:
     [reply] = stand.do([b"PSUBSCRIBE", b"x" * (MAX_PATTERN_BYTES + 1)])
     assert isinstance(reply, Failure)
     assert stand.do([b"PUBLISH", b"c", b"x" * 100]) == [Failure("ERR", "the message has 101 bytes; max_entry_bytes is 100")]
+    limit = Failure("ERR", f"the name of a channel has at most {MAX_KEY_BYTES} bytes, a pattern {MAX_PATTERN_BYTES}")
+    assert Stand().do([b"PUBLISH", b"c" * (MAX_KEY_BYTES + 1), b""], [b"PUBLISH", b"c" * MAX_KEY_BYTES, b""]) == [limit, 0]
 
 
 PUBSUB: list[tuple[str, Reply]] = [
