@@ -8,7 +8,7 @@ from raftkv.codec.peer import ForwardWrites
 from raftkv.kv.batch import FORMAT_VERSION, Batch, Group, encode_batch
 from raftkv.kv.commands import encode_commands, parse_request
 from raftkv.kv.replies import NO_ARRAY, OK, Failure, Pushes, Reply, Simple
-from raftkv.router.router import REBUILDING, STOPPING
+from raftkv.router.router import OVERLOADED, REBUILDING, STOPPING
 from raftkv.router.waiting import UNBLOCKED
 from raftkv.router.writes import LATE
 from tests.router.stand import Stand
@@ -227,6 +227,19 @@ def test_who_is_unblocked_in_a_transaction_goes_on(node: Node, wait: str, answer
     node.run("MULTI", "GET k", "CLIENT UNBLOCK 1", "EXEC", connection=2)
     assert node.answers(2)[-1] == [b"x", 1]
     assert node.answers()[1:] == [answer, Simple("PONG")]
+
+
+def test_places_in_line_are_bounded() -> None:
+    """A place takes far more than the name of its key, and counts among what the node holds until the client is answered or gone."""
+    node = Node(max_bytes=10_000)
+    many = " ".join(f"k{number}" for number in range(15))
+    assert node.run(f"BLPOP {many} 0") == []
+    assert node.run(f"BLPOP {many} 0", "PING", connection=2) == [OVERLOADED, Simple("PONG")]
+    node.run("RPUSH k3 x", connection=3)
+    assert node.answers() == [[b"k3", b"x"]]
+    assert node.run(f"BLPOP {many} 0", connection=2) == []
+    node.router.closed(2)
+    assert node.run(f"BLPOP {many} 0", connection=3) == []
 
 
 def test_another_type_wakes_nobody(node: Node) -> None:
