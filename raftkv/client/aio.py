@@ -22,7 +22,7 @@ from raftkv.client.queue import CommandQueue, all_delivered, any_command, delive
 from raftkv.client.replies import Answer, ReplyReader
 from raftkv.client.server import ServerCommands
 from raftkv.client.strings import StringCommands
-from raftkv.client.transaction import commit, look, unwatch, watch
+from raftkv.client.transaction import commit, look, look_anywhere, unwatch, watch
 from raftkv.client.url import check_timeout, parse_url
 from raftkv.errors import Busy, ProtocolError, RaftkvError, Unavailable, WatchFailed
 
@@ -341,7 +341,8 @@ class AsyncTransaction(CommandQueue, Generic[Text]):
         if self._line is None:
             raise Unavailable("the transaction is over, or has not begun")
         pool = self._client._pool
-        [outcome] = whole(await pool.drive(self._line, look(pool.core, self._line.lane, command, self._timeout_s)))
+        step = look if self._watch else look_anywhere
+        [outcome] = whole(await pool.drive(self._line, step(pool.core, self._line.lane, command, self._timeout_s)))
         return delivered(outcome, self._client._decode)
 
 
