@@ -254,6 +254,20 @@ def test_asyncio_has_the_same_methods(redis_server: Redis) -> None:
     run(redis_server, work)
 
 
+@pytest.mark.parametrize("watched", [(), ("a",)])
+def test_tasks_may_read_at_once_in_a_transaction(redis_server: Redis, watched: tuple[str, ...]) -> None:
+    """Each gets its own answer, though there is one connection."""
+
+    async def read_many() -> None:
+        async with connect_async(redis_server.url) as client:
+            await client.mset({str(number): number for number in range(20)})
+            async with client.transaction(*watched) as transaction:
+                values = await asyncio.gather(*(transaction.now.get(str(number)) for number in range(20)))
+            assert values == [b"%d" % number for number in range(20)]
+
+    asyncio.run(read_many())
+
+
 def test_asyncio_transactions_are_repeated(redis_server: Redis) -> None:
     """Tasks that add to one key by reading and writing it lose nothing."""
 
