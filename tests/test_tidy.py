@@ -59,7 +59,7 @@ PURE_STANDARD = {
 PURE_NAMES = {"random": {"Random"}, "pathlib": {"PurePath", "PurePosixPath"}}
 """Modules that a pure part may take exactly these names from: `Random` is the type of what it is handed."""
 
-OS_WITHOUT_FILES = {"PathLike", "cpu_count", "environ", "fspath", "getpid", "sysconf", "times", "urandom"}
+OS_WITHOUT_FILES = {"PathLike", "cpu_count", "environ", "fspath", "getpid", "register_at_fork", "sysconf", "times", "urandom"}
 FILE_MODULES = {"os", "io", "shutil", "tempfile", "glob", "fcntl", "mmap", "msvcrt"}
 FILES_ALLOWED: dict[str, str] = {
     "raftkv/storage/disk.py": "it is the only module that calls os for files",

@@ -22,7 +22,7 @@ from raftkv.client.queue import CommandQueue, all_delivered, any_command, delive
 from raftkv.client.replies import Answer, ReplyReader
 from raftkv.client.server import ServerCommands
 from raftkv.client.strings import StringCommands
-from raftkv.client.transaction import commit, look, unwatch, watch
+from raftkv.client.transaction import commit, look, look_anywhere, unwatch, watch
 from raftkv.client.url import check_timeout, parse_url
 from raftkv.errors import Busy, ProtocolError, RaftkvError, Unavailable, WatchFailed
 
@@ -296,6 +296,7 @@ class AsyncTransaction(CommandQueue, Generic[Text]):
         self._watch = tuple(map(encode, watch))
         self._timeout_s = client._seconds(timeout)
         self._line: _Line | None = None
+        self._turn = asyncio.Lock()  # tasks may read at once, and there is one connection
         self.results: list[Any] = []
         """What the commands were answered, once the block has ended."""
 
@@ -338,10 +339,12 @@ class AsyncTransaction(CommandQueue, Generic[Text]):
         self._client._pool.give_back(line)
 
     async def _look(self, command: AnyCommand) -> Any:
-        if self._line is None:
-            raise Unavailable("the transaction is over, or has not begun")
         pool = self._client._pool
-        [outcome] = whole(await pool.drive(self._line, look(pool.core, self._line.lane, command, self._timeout_s)))
+        step = look if self._watch else look_anywhere
+        async with self._turn:
+            if self._line is None:
+                raise Unavailable("the transaction is over, or has not begun")
+            [outcome] = whole(await pool.drive(self._line, step(pool.core, self._line.lane, command, self._timeout_s)))
         return delivered(outcome, self._client._decode)
 
 

@@ -1,7 +1,8 @@
 """`Client`: for programs with threads. Blocking sockets under the steps of `core.py`, and a bounded pool of connections.
 
 A client may be used from any number of threads: a call takes a place of the pool for as long as it lasts, and waits for one within its
-deadline when all are taken. What is decided is decided in `core.py`; this module connects, sends, receives and waits.
+deadline when all are taken. What is decided is decided in `core.py`; this module connects, sends, receives and waits. A process that is
+forked begins with an empty pool: connections, and the numbers of sessions, belong to one process.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from copy import copy
 from types import TracebackType
@@ -23,7 +25,7 @@ from raftkv.client.queue import CommandQueue, all_delivered, any_command, delive
 from raftkv.client.replies import Answer, ReplyReader
 from raftkv.client.server import ServerCommands
 from raftkv.client.strings import StringCommands
-from raftkv.client.transaction import commit, look, unwatch, watch
+from raftkv.client.transaction import commit, look, look_anywhere, unwatch, watch
 from raftkv.client.url import check_timeout, parse_url
 from raftkv.errors import Busy, ProtocolError, RaftkvError, Unavailable, WatchFailed
 
@@ -119,8 +121,16 @@ class _Pool:
         self.core = core
         self._most = most
         self._idle: list[_Line] = []
-        self._taken = 0
         self._closed = False
+        self.begin()
+        _pools.add(self)
+
+    def begin(self) -> None:
+        """Have no places, and none that is taken: at first, and in a process that was forked, where threads that took some are no more."""
+        for line in self._idle:
+            line.close()
+        self._idle = []
+        self._taken = 0
         self._changed = threading.Condition()
         self._core_lock = threading.Lock()
 
@@ -177,6 +187,19 @@ class _Pool:
             flow.close()
             line.drop()
             raise
+
+
+_pools: weakref.WeakSet[_Pool] = weakref.WeakSet()
+"""All pools of this process."""
+
+
+def _begin_anew() -> None:
+    for pool in tuple(_pools):
+        pool.begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 class Client(Blocking[Text], StringCommands, KeyCommands, ServerCommands):
@@ -415,7 +438,8 @@ class Transaction(CommandQueue, Generic[Text]):
         if self._line is None:
             raise Unavailable("the transaction is over, or has not begun")
         pool = self._client._pool
-        [outcome] = whole(pool.drive(self._line, look(pool.core, self._line.lane, command, self._timeout_s)))
+        step = look if self._watch else look_anywhere
+        [outcome] = whole(pool.drive(self._line, step(pool.core, self._line.lane, command, self._timeout_s)))
         return delivered(outcome, self._client._decode)
 
 

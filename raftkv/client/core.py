@@ -149,6 +149,8 @@ class Core:
         finally:
             if not finished:  # cancelled, interrupted or refused: what was sent may happen, and its answers may come
                 lane.address = None
+                if not lane.session.opened:  # a name is asked to be opened once
+                    lane.session.renew()
                 if call is not None:
                     call.settle()
         late = f"{reason}; there was no outcome within {timeout_s:.3g} s"

@@ -52,11 +52,16 @@ def look(core: Core, lane: Lane, command: AnyCommand, timeout_s: float) -> Trans
         return Unavailable(_GONE)
     outcome = yield Exchange(encode_request(command.args), 1, timeout_s)
     if isinstance(outcome, list):
-        return [_outcome_of(command, outcome[0])]
+        return [_looked(command, outcome[0])]
     yield from core.leave(lane)
     if command.kind is Kind.READ:
         return Unavailable(_GONE)
     return Uncertain(f"the connection broke; {command.name} may have happened")
+
+
+def look_anywhere(core: Core, lane: Lane, command: AnyCommand, timeout_s: float) -> TransactionFlow:
+    """Do `command` at once where nothing is watched: as any call does, on whatever connection there is or can be had."""
+    return (yield from core.perform(lane, [command], timeout_s))
 
 
 def unwatch(core: Core, lane: Lane, timeout_s: float) -> TransactionFlow:
@@ -108,6 +113,17 @@ def _result(commands: Sequence[AnyCommand], answers: list[Answer]) -> Outcomes |
     if not isinstance(executed, list) or len(executed) != len(commands):
         return ProtocolError(f"the node answered {str(executed)[:100]!r} to EXEC")
     return [_outcome_of(command, answer) for command, answer in zip(commands, executed, strict=True)]
+
+
+def _looked(command: AnyCommand, answer: Answer) -> object:
+    """What was done at once has come to this. There is nothing to try again on: what is watched is known to this connection only."""
+    if isinstance(answer, ReplyError) and answer.code in REFUSALS:
+        return Unavailable(f"{answer}; {command.name} did not happen")
+    if isinstance(answer, ReplyError) and answer.code == "UNCERTAIN":
+        if command.kind is Kind.READ:
+            return Unavailable(str(answer))
+        return Uncertain(f"{answer}; {command.name} may have happened")
+    return _outcome_of(command, answer)
 
 
 def _outcome_of(command: AnyCommand, answer: Answer) -> object:

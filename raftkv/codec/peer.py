@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from raftkv.codec.frames import Stream
 from raftkv.errors import ProtocolError
 from raftkv.kv.batch import Group
+from raftkv.kv.command import MAX_KEY_BYTES
 from raftkv.raft.messages import Append, InstallSnapshot, Message
 from raftkv.raft.types import Entry, EntryId, Index, NodeId
 
@@ -30,7 +31,7 @@ Reason = Annotated[str, Meta(max_length=1000)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 
 MAX_PUBLISHED_BYTES = 64 << 20
-"""The longest name of a channel, and the longest message."""
+"""The longest message of a channel. Its name is no longer than a key: it is compared with patterns."""
 
 
 class ForwardWrites(Struct, frozen=True, array_like=True, tag=32):
@@ -196,7 +197,7 @@ class Publish(Struct, frozen=True, array_like=True, tag=46):
     """A client of mine published `message` in `channel`: deliver it to the subscribers there. `shard`: to those of the shard channel of
     that name. There is no answer."""
 
-    channel: Annotated[bytes, Meta(max_length=MAX_PUBLISHED_BYTES)]
+    channel: Annotated[bytes, Meta(max_length=MAX_KEY_BYTES)]
     message: Annotated[bytes, Meta(max_length=MAX_PUBLISHED_BYTES)]
     shard: bool = False
 

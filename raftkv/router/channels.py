@@ -34,6 +34,15 @@ SUBSCRIPTION_BYTES: Final = 512
 MAX_PATTERN_BYTES: Final = 4096
 """The longest pattern: every message that is published may have to be compared with it."""
 
+PATTERNS_AT_ONCE_BYTES: Final = 64 << 10
+"""The most that the patterns of one request have together: each byte takes up to 10 microseconds to be compiled."""
+
+PATTERN_WEIGHT: Final = 16
+"""What a byte of a pattern takes when it is compiled, at most."""
+
+MATCHING_STEPS: Final = 1 << 28
+"""The most steps that the comparison of one channel with all patterns may take: some tenths of a second."""
+
 PUBLISHING: Final = frozenset(("publish", "pubsub", "spublish"))
 """The commands that are answered with one reply, and so can be part of a transaction."""
 
@@ -143,9 +152,10 @@ class Channels:
         self._shards = _Names("s")
         self._compiled: dict[bytes, Pattern] = {}
         self._size = 0
+        self._pattern_bytes = 0
         self._peers: set[NodeId] = set()
         self.dropped = 0
-        """Frames that could not be sent to a node that is connected."""
+        """Frames that could not be sent to a node that is connected, and those that were not compared with the patterns here."""
         self._commands: dict[str, Callable[[Connection, tuple[bytes, ...]], Reply]] = {
             "subscribe": lambda connection, names: self._subscribe(self._channels, connection, names),
             "psubscribe": lambda connection, names: self._subscribe(self._patterns, connection, names),
@@ -184,14 +194,17 @@ class Channels:
         longest = MAX_PATTERN_BYTES if names is self._patterns else MAX_KEY_BYTES
         if max(map(len, wanted)) > longest:
             fail(f"the name of a channel has at most {MAX_KEY_BYTES} bytes, a pattern {MAX_PATTERN_BYTES}")
-        if self._size + sum(len(name) + SUBSCRIPTION_BYTES for name in wanted) > self._settings.max_subscription_bytes:
+        if names is self._patterns and sum(map(len, wanted)) > PATTERNS_AT_ONCE_BYTES:
+            fail(f"the patterns of one request have at most {PATTERNS_AT_ONCE_BYTES} bytes together; subscribe to fewer at a time")
+        if self._size + sum(self._weight(names, name) for name in wanted) > self._settings.max_subscription_bytes:
             fail("this node holds as many subscriptions as it may", "OVERLOADED")
         told: list[list[Reply]] = []
         for name in wanted:
             if names.add(connection, name):
-                self._size += len(name) + SUBSCRIPTION_BYTES
+                self._size += self._weight(names, name)
                 if names is self._patterns and name not in self._compiled:
                     self._compiled[name] = Pattern(name)
+                    self._pattern_bytes += len(name)
             told.append([f"{names.word}subscribe".encode(), name, self._count(names, connection)])
         connection.subscribed = True
         return Pushes(told)
@@ -207,9 +220,14 @@ class Channels:
 
     def _remove(self, names: _Names, connection: Connection, name: bytes) -> None:
         if names.remove(connection, name):
-            self._size -= len(name) + SUBSCRIPTION_BYTES
+            self._size -= self._weight(names, name)
             if names is self._patterns and name not in names.listeners:
                 del self._compiled[name]
+                self._pattern_bytes -= len(name)
+
+    def _weight(self, names: _Names, name: bytes) -> int:
+        """The bytes that a subscription takes, about."""
+        return SUBSCRIPTION_BYTES + len(name) * (PATTERN_WEIGHT if names is self._patterns else 1)
 
     def _count(self, names: _Names, connection: Connection) -> int:
         """What a confirmation tells: channels and patterns together, or shard channels."""
@@ -235,9 +253,13 @@ class Channels:
     # Publishing.
 
     def _publish(self, frame: Publish) -> int:
+        if len(frame.channel) > MAX_KEY_BYTES:  # nobody listens to it by name, and patterns would be compared with all of it
+            fail(f"the name of a channel has at most {MAX_KEY_BYTES} bytes, a pattern {MAX_PATTERN_BYTES}")
         size = len(frame.channel) + len(frame.message)
         if size > self._settings.max_entry_bytes:
             fail(f"the message has {size} bytes; max_entry_bytes is {self._settings.max_entry_bytes}")
+        if not frame.shard and self._too_costly(frame.channel):
+            fail("the channel cannot be compared with as many patterns as are subscribed to here", "OVERLOADED")
         reached = self.deliver(frame)
         for node in sorted(self._peers):
             if not self._send(node, frame):
@@ -250,10 +272,17 @@ class Channels:
         if frame.shard:
             return self._shards.tell(channel, (b"smessage", channel, message))
         reached = self._channels.tell(channel, (b"message", channel, message))
+        if self._too_costly(channel):
+            self.dropped += 1
+            return reached
         for name, pattern in self._compiled.items():
             if pattern.matches(channel):
                 reached += self._patterns.tell(name, (b"pmessage", name, channel, message))
         return reached
+
+    def _too_costly(self, channel: bytes) -> bool:
+        """Whether comparing `channel` with all patterns might hold up everything else for long."""
+        return self._pattern_bytes * (len(channel) + 1) > MATCHING_STEPS
 
     def peer_connected(self, node: NodeId) -> None:
         """From now on `node` is told what is published here."""

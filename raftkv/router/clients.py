@@ -19,6 +19,8 @@ USER: Final = b"default"
 """The one user that there is."""
 
 _NAME: Final = re.compile(rb"[!-~]*")
+_NAME_BYTES: Final = 4096
+"""The longest name of a connection or a library: each connection may keep three, which nothing else bounds."""
 _TYPES: Final = (b"normal", b"master", b"replica", b"slave", b"pubsub")
 _NO_TRACKING: Final = "keys are not tracked for clients here"
 
@@ -31,6 +33,8 @@ def set_name(connection: Connection, name: bytes) -> None:
     """
     if not _NAME.fullmatch(name):
         fail("Client names cannot contain spaces, newlines or special characters.")
+    if len(name) > _NAME_BYTES:
+        fail(f"the name has {len(name)} bytes; a client's has at most {_NAME_BYTES}")
     connection.name = name
 
 
@@ -80,6 +84,8 @@ class ClientCommands:
             fail(f"Unrecognized option '{shown}'")
         if not _NAME.fullmatch(args[1]):
             fail(f"{shown} cannot contain spaces, newlines or special characters.")
+        if len(args[1]) > _NAME_BYTES:
+            fail(f"{shown} has {len(args[1])} bytes; it has at most {_NAME_BYTES}")
         if attribute == b"lib-name":
             connection.library = args[1]
         else:
@@ -139,7 +145,7 @@ class ClientCommands:
                 fail("No such client")
             return OK
         skip_me = True
-        filters: list[Callable[[Connection], bool]] = []
+        filters: dict[bytes, Callable[[Connection], bool]] = {}  # the last of each kind counts, as in Redis
         for position in range(0, len(args), 2):
             if position + 1 == len(args):
                 fail(SYNTAX_ERROR)
@@ -147,8 +153,8 @@ class ClientCommands:
             if name == b"skipme":
                 skip_me = _yes(value)
             else:
-                filters.append(self._filter(name, value))
-        found = [one for one in self._connections.values() if all(accepts(one) for accepts in filters)]
+                filters[name] = self._filter(name, value)
+        found = [one for one in self._connections.values() if all(accepts(one) for accepts in filters.values())]
         return self._kill_all(connection, [one for one in found if not (skip_me and one is connection)])
 
     def _kill_all(self, own: Connection, found: Sequence[Connection]) -> int:

@@ -46,7 +46,7 @@ from raftkv.router.reads import OwnReads, Reads
 from raftkv.router.surroundings import Surroundings
 from raftkv.router.transactions import NAMES as TRANSACTION_NAMES
 from raftkv.router.transactions import Transactions, name_inside
-from raftkv.router.waiting import Line, Waiter
+from raftkv.router.waiting import WAITING_KEY_BYTES, Line, Waiter
 from raftkv.router.writes import OwnWrites
 
 _CONNECTION, _READ, _WRITE = Kind.CONNECTION, Kind.READ, Kind.WRITE  # members of an enum cost more to look up than names
@@ -342,6 +342,12 @@ class Router:
         if size > limit:
             connection.reply(Failure("ERR", f"the command has {size} bytes; max_entry_bytes is {limit}"))
             return
+        waiting = WAITING_KEY_BYTES * len(command.sources)
+        if not self._has_room(0, waiting):
+            connection.reply(OVERLOADED)
+            return
+        connection.grow_next(waiting)
+        self._held_bytes += waiting
         ticket = connection.expect_writes(1)
         self._attempt(self._line.begin(connection, ticket, command, size, deadline_ms - self._settings.timeout_ms), deadline_ms)
 
@@ -428,14 +434,15 @@ class Router:
                 self._attempt(waiter, now_ms + self._settings.timeout_ms)
             self._send_writes(now_ms)
             self._ask_reads(now_ms)
-            later = changed[taken_up:]
-            for connection in changed:
+            later: list[Connection] = []
+            for connection in changed:  # it grows here too: a transaction's reply is made as it leaves, and may end another's waiting
                 connection.touched()
                 if not connection.closed:
                     self._deliver(connection)
                 if connection.held_back:
                     connection.held_back = False
                     later.append(connection)
+            later += changed[taken_up:]
             changed.clear()
             for connection in later:
                 if connection.chunks:

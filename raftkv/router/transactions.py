@@ -321,6 +321,7 @@ class Transactions:
         members = [item for item in items if isinstance(item, (Read, Write))]
         if not client.may_write:  # also until what is watched is known
             return False
+        client.settle()  # a local read has been answered at once, and what it watches must not be missed
         if transaction.watch_lost:
             transaction.abandon()
             client.reply(NO_ARRAY)

@@ -13,7 +13,8 @@ What always holds:
   order.
 - An element that was taken is never given twice, and one answer is given: an attempt is a write of this node's session, which is applied
   once whoever leads. While one is under way, the end of the waiting waits for its outcome, and an element goes before that end.
-- An attempt has the deadline of a request; being parked has the deadline that the client asked for, and counts among the requests held.
+- An attempt has the deadline of a request; being parked has the deadline that the client asked for, and counts among the requests held,
+  with what its places in line take.
 
 An attempt of a client that is gone is what it is: the element may be taken, and nobody gets it.
 """
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from raftkv.router.connection import Connection
 
 UNBLOCKED: Final = Failure("UNBLOCKED", "client unblocked via CLIENT UNBLOCK")
+
+WAITING_KEY_BYTES: Final = 448
+"""About what a place in the line for a key takes beyond the key, where nobody else waits for it."""
 
 _LEAST_REBUILT: Final = 64
 

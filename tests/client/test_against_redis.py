@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 
@@ -52,6 +54,28 @@ def test_replies_are_decoded_where_that_is_asked_for(redis_server: Redis) -> Non
         with client.transaction() as transaction:
             transaction.get("key:1")
         assert transaction.results == ["ö"]
+
+
+_FORK = """
+import os, sys
+from raftkv import connect
+
+client = connect(sys.argv[1], max_connections=1)
+parent = client.execute("CLIENT", "ID")
+taken = client._pool.take(1)  # by a thread that the child does not have
+child = os.fork()
+if child == 0:
+    os._exit(0 if client.execute("CLIENT", "ID") != parent else 1)
+status = os.waitpid(child, 0)[1]
+client._pool.give_back(taken)
+assert client.execute("CLIENT", "ID") == parent
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_forked_process_has_connections_of_its_own(redis_server: Redis) -> None:
+    """Else the answers to one process would be read by the other; and one's write would have the number of another's in its session."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", _FORK, redis_server.url], check=True, timeout=60)
 
 
 def test_errors_say_what_redis_said(redis_server: Redis) -> None:
@@ -228,6 +252,20 @@ def test_asyncio_has_the_same_methods(redis_server: Redis) -> None:
             await client.execute("LPUSH", "a", 1)
 
     run(redis_server, work)
+
+
+@pytest.mark.parametrize("watched", [(), ("a",)])
+def test_tasks_may_read_at_once_in_a_transaction(redis_server: Redis, watched: tuple[str, ...]) -> None:
+    """Each gets its own answer, though there is one connection."""
+
+    async def read_many() -> None:
+        async with connect_async(redis_server.url) as client:
+            await client.mset({str(number): number for number in range(20)})
+            async with client.transaction(*watched) as transaction:
+                values = await asyncio.gather(*(transaction.now.get(str(number)) for number in range(20)))
+            assert values == [b"%d" % number for number in range(20)]
+
+    asyncio.run(read_many())
 
 
 def test_asyncio_transactions_are_repeated(redis_server: Redis) -> None:

@@ -11,6 +11,7 @@ from raftkv.client.command import AnyCommand, Kind, read, write
 from raftkv.client.core import Broken, Effect, Exchange, Lane, Open, Outcome, Pause
 from raftkv.client.queue import any_command
 from raftkv.client.replies import Answer, as_done, as_integer, as_string_or_none
+from raftkv.client.transaction import look, look_anywhere
 from raftkv.client.url import Address
 from raftkv.codec.resp import RequestLimits, RequestParser
 from raftkv.errors import Busy, InvalidRequest, ReplyError, Unavailable, Uncertain
@@ -391,3 +392,39 @@ def test_a_flow_that_is_carried_out_alone_ends() -> None:
     world = World(random.Random(3))
     core = world.core()
     assert drive(Line(world), core.perform(core.lane(), [INCR, GET], 1.0)) == [1, b"1"]
+
+
+def test_a_call_that_is_cancelled_while_it_opens_a_session_leaves_its_name_behind() -> None:
+    """The request may take effect late, when the nodes have forgotten the session: nobody may count on that name then."""
+    stand = Stand()
+    stand.do(GET)
+    session = stand.lane.session.name
+    flow = stand.core.perform(stand.lane, [INCR], 5.0)
+    effect = flow.send(None)
+    assert isinstance(effect, Exchange)
+    assert b"RAFTKV.SESSION" in effect.data
+    flow.close()
+    assert stand.lane.session.name != session
+
+
+@pytest.mark.parametrize(
+    ("command", "answer", "error"),
+    [
+        (INCR, "UNCERTAIN it may still happen", Uncertain),
+        (GET, "UNCERTAIN it may still happen", Unavailable),
+        (INCR, "CLUSTERDOWN there was no leader", Unavailable),
+        (INCR, "WRONGTYPE Operation against a key", ReplyError),
+    ],
+)
+def test_what_is_done_at_once_in_a_transaction_tells_what_became_of_it(command: AnyCommand, answer: str, error: type[Exception]) -> None:
+    """A node that does not know what became of a write does not say that it did not happen."""
+    stand = Stand(lambda request: ReplyError(answer))
+    stand.drive(stand.core.connect(stand.lane, 5.0))
+    [outcome] = stand.drive(look(stand.core, stand.lane, command, 5.0))
+    assert type(outcome) is error
+
+
+def test_a_transaction_that_watches_nothing_reads_on_any_connection() -> None:
+    """Nothing binds it to one: it connects when it has none, and asks another node when that breaks."""
+    stand = Stand()
+    assert stand.drive(look_anywhere(stand.core, stand.core.lane(), GET, 5.0)) == [None]

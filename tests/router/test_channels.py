@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from raftkv.codec.peer import Publish
+from raftkv.kv.command import MAX_KEY_BYTES
 from raftkv.kv.replies import OK, Failure, Pushes, Reply, Simple
-from raftkv.router.channels import MAX_PATTERN_BYTES, SUBSCRIPTION_BYTES
+from raftkv.router.channels import MATCHING_STEPS, MAX_PATTERN_BYTES, SUBSCRIPTION_BYTES
 from tests.router.stand import Stand
 
 
@@ -180,7 +181,8 @@ def test_subscriptions_are_bounded() -> None:
     assert isinstance(stand.do("SUBSCRIBE aa bb")[0], Pushes)
     assert stand.do("SUBSCRIBE c") == [Failure("OVERLOADED", "this node holds as many subscriptions as it may")]
     stand.do("UNSUBSCRIBE aa")
-    assert stand.do("PSUBSCRIBE c") == [told([b"psubscribe", b"c", 2])]
+    assert stand.do("PSUBSCRIBE c") == [Failure("OVERLOADED", "this node holds as many subscriptions as it may")]  # it weighs more
+    assert stand.do("SUBSCRIBE c") == [told([b"subscribe", b"c", 2])]
     stand.router.closed(1)
     stand.router.open(1, "")
     assert isinstance(stand.do("SUBSCRIBE aa bb")[0], Pushes)
@@ -192,6 +194,28 @@ def test_names_and_messages_are_bounded() -> None:
     [reply] = stand.do([b"PSUBSCRIBE", b"x" * (MAX_PATTERN_BYTES + 1)])
     assert isinstance(reply, Failure)
     assert stand.do([b"PUBLISH", b"c", b"x" * 100]) == [Failure("ERR", "the message has 101 bytes; max_entry_bytes is 100")]
+    limit = Failure("ERR", f"the name of a channel has at most {MAX_KEY_BYTES} bytes, a pattern {MAX_PATTERN_BYTES}")
+    assert Stand().do([b"PUBLISH", b"c" * (MAX_KEY_BYTES + 1), b""], [b"PUBLISH", b"c" * MAX_KEY_BYTES, b""]) == [limit, 0]
+
+
+def test_patterns_hold_nobody_up() -> None:
+    """Neither many patterns in one request nor a channel that is long to compare with those that there are takes the node's time."""
+    stand = Stand()
+    stand.router.open(2, "")
+    patterns = [b"%03d" % number + b"x" * (MAX_PATTERN_BYTES - 3) for number in range(17)]
+    assert isinstance(stand.do([b"PSUBSCRIBE", *patterns], connection=2)[0], Failure)
+    assert isinstance(stand.do([b"PSUBSCRIBE", *patterns[:8], b"c*"], connection=2)[0], Pushes)
+    channel = b"c" * (MATCHING_STEPS // (MAX_PATTERN_BYTES * 8))
+    [reached, refused] = stand.do([b"PUBLISH", channel[:-16], b"1"], [b"PUBLISH", channel, b"2"])
+    assert reached == 1
+    assert isinstance(refused, Failure)
+    assert refused.code == "OVERLOADED"
+    stand.receive("n2", Publish(channel, b"3"))
+    stand.flush()
+    assert [message[3] for message in heard(stand, 2)[-1:]] == [b"1"]
+    assert stand.router.counts().messages_dropped == 1
+    assert isinstance(stand.do([b"PUNSUBSCRIBE"], connection=2)[0], Pushes)
+    assert stand.do([b"PUBLISH", channel, b"4"]) == [0]
 
 
 PUBSUB: list[tuple[str, Reply]] = [

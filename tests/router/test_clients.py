@@ -78,6 +78,23 @@ def test_another_client_is_disconnected() -> None:
         assert [line["id"] for line in listed(stand.do("CLIENT LIST")[0])] == ["1"]
 
 
+def test_the_last_filter_of_a_kind_counts() -> None:
+    """As in Redis. So a request with thousands of filters compares each connection with five at most."""
+    stand = two_clients()
+    assert stand.do("CLIENT KILL ID 9 ID 2 ID 8", "CLIENT KILL" + " TYPE pubsub" * 1000 + " ID 8 ID 2 TYPE normal") == [0, 1]
+
+
+def test_names_are_bounded() -> None:
+    """A connection keeps its names for as long as it lives, so there are limits to their length."""
+    stand = two_clients()
+    longest = b"n" * 4096
+    for request in ([b"CLIENT", b"SETNAME"], [b"CLIENT", b"SETINFO", b"LIB-NAME"], [b"HELLO", b"3", b"SETNAME"]):
+        [refused, taken] = stand.do([*request, longest + b"n"], [*request, longest])
+        assert isinstance(refused, Failure)
+        assert not isinstance(taken, Failure)
+    assert stand.do("CLIENT GETNAME") == [longest]
+
+
 def test_one_who_ends_himself_is_answered_first() -> None:
     """CLIENT KILL of one's own connection is answered, and then the connection ends; SKIPME no says that one counts too."""
     for how, reply in (("127.0.0.1:50001", OK), ("ID 1 SKIPME no", 1), ("TYPE normal SKIPME no", 2)):

@@ -213,8 +213,12 @@ def test_a_local_connection_watches_what_it_sees() -> None:
     """A READONLY connection learns the revision from the state of its node; the transaction is checked where it is applied all the same."""
     stand = leading()
     assert ask(stand, "READONLY", "WATCH a", "MULTI", "INCR a", "EXEC") == [OK, OK, OK, QUEUED, [1]]
-    ask(stand, "WATCH a")
     stand.router.open(2, "")
+    stand.ask("SET a 5", connection=2)
+    stand.do("WATCH a", "MULTI", "INCR a", "EXEC")  # in one piece, and another's write is on its way ahead of it
+    settle(stand)
+    assert stand.answers()[-1] == NO_ARRAY
+    ask(stand, "WATCH a")
     ask(stand, "SET a 7", connection=2)
     assert ask(stand, "MULTI", "INCR a", "EXEC")[-1] == NO_ARRAY
 

@@ -7,8 +7,8 @@ import pytest
 from raftkv.codec.peer import ForwardWrites
 from raftkv.kv.batch import FORMAT_VERSION, Batch, Group, encode_batch
 from raftkv.kv.commands import encode_commands, parse_request
-from raftkv.kv.replies import NO_ARRAY, OK, Failure, Pushes, Reply
-from raftkv.router.router import REBUILDING, STOPPING
+from raftkv.kv.replies import NO_ARRAY, OK, Failure, Pushes, Reply, Simple
+from raftkv.router.router import OVERLOADED, REBUILDING, STOPPING
 from raftkv.router.waiting import UNBLOCKED
 from raftkv.router.writes import LATE
 from tests.router.stand import Stand
@@ -217,6 +217,29 @@ def test_a_client_can_be_unblocked(node: Node) -> None:
     assert node.do("CLIENT UNBLOCK 1 timeout", connection=2) == [1]
     node.settle()
     assert node.answers()[2:] == [[b"q", b"x"]]
+
+
+@pytest.mark.parametrize(("wait", "answer"), [("BLPOP q 0", NO_ARRAY), ("WAIT 9 0", 1)])
+def test_who_is_unblocked_in_a_transaction_goes_on(node: Node, wait: str, answer: Reply) -> None:
+    """What he asked behind is taken up at once, also when the transaction's reply is made only as it leaves."""
+    node.run("SET k x")
+    node.run(wait, "PING")
+    node.run("MULTI", "GET k", "CLIENT UNBLOCK 1", "EXEC", connection=2)
+    assert node.answers(2)[-1] == [b"x", 1]
+    assert node.answers()[1:] == [answer, Simple("PONG")]
+
+
+def test_places_in_line_are_bounded() -> None:
+    """A place takes far more than the name of its key, and counts among what the node holds until the client is answered or gone."""
+    node = Node(max_bytes=10_000)
+    many = " ".join(f"k{number}" for number in range(15))
+    assert node.run(f"BLPOP {many} 0") == []
+    assert node.run(f"BLPOP {many} 0", "PING", connection=2) == [OVERLOADED, Simple("PONG")]
+    node.run("RPUSH k3 x", connection=3)
+    assert node.answers() == [[b"k3", b"x"]]
+    assert node.run(f"BLPOP {many} 0", connection=2) == []
+    node.router.closed(2)
+    assert node.run(f"BLPOP {many} 0", connection=3) == []
 
 
 def test_another_type_wakes_nobody(node: Node) -> None:
