@@ -23,6 +23,7 @@ from xxhash import xxh3_64_digest
 
 from raftkv.kv.budget import Budget
 from raftkv.kv.collection import PREFIX_BYTES, Collection, decode_collection, number_of
+from raftkv.kv.edges import Edges, Ends
 from raftkv.kv.replies import fail
 from raftkv.kv.rows import (
     CLEARED_ROW,
@@ -34,6 +35,7 @@ from raftkv.kv.rows import (
     EXPIRIES_END,
     HEADER,
     HEADER_BYTES,
+    SORTED_SET,
     STRING,
     TYPE_NAMES,
     VALUES,
@@ -222,9 +224,12 @@ class Changes(Keyspace):
         clock_ms: the log's clock for this batch.
         version: the version of the machine's rules to follow.
         collections: how many collections there are.
+        ends: what `kv.edges` remembers of those before.
     """
 
-    def __init__(self, rows: Rows, index: int, clock_ms: int, version: int, collections: int = 0) -> None:
+    def __init__(
+        self, rows: Rows, index: int, clock_ms: int, version: int, collections: int = 0, ends: dict[bytes, Ends] | None = None
+    ) -> None:
         super().__init__(rows, clock_ms, visits=ELEMENTS_PER_ENTRY)
         self.index = index
         self.version = version
@@ -249,6 +254,7 @@ class Changes(Keyspace):
         """Keys of collections that have gained elements, or were moved to, in order: what blocked clients may wait for. It is not undone,
         so that the element may be gone, or never have been there."""
         self._plain_header = header(STRING, index, 0)
+        self.edges = Edges(ends or {})
 
     def row(self, name: bytes) -> bytes | None:
         """The value of a row, as changed so far."""
@@ -399,6 +405,12 @@ class Changes(Keyspace):
         if name not in self.rows:
             self._unsorted.setdefault(collection.prefix, []).append(name)
         self.put_row(name, value)
+        if value is not None and collection.kind == SORTED_SET:
+            self._remember(self.edges.added(name))
+
+    def _remember(self, undo: Callable[[], None] | None) -> None:
+        if undo is not None:
+            self._undo.append(undo)
 
     def put_elements(self, collection: Collection, rows: Sequence[tuple[bytes, bytes]]) -> None:
         """As `put_element` for each of `rows`."""
@@ -453,7 +465,22 @@ class Changes(Keyspace):
 
     def walk(self, start: bytes, end: bytes, *, backwards: bool = False) -> Iterator[tuple[bytes, bytes]]:
         """As `elements`, uncounted: for what is bounded otherwise, so that nothing counts twice."""
-        stored = iter(()) if self.cleared else self._rows.scan(start, end, backwards=backwards)
+        looking = self.edges.looking(start, end)
+        if looking is not None:
+            return self._from_edge(looking, start, self._walk(*self.edges.within(start, end), backwards), backwards)
+        return self._walk(*self.edges.within(start, end), backwards)
+
+    def _from_edge(
+        self, looking: int, area: bytes, found: Iterator[tuple[bytes, bytes]], backwards: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        for row in found:
+            self._remember(self.edges.found(looking, area, row[0], backwards=backwards))
+            yield row
+            break
+        yield from found
+
+    def _walk(self, start: bytes, end: bytes, backwards: bool) -> Iterator[tuple[bytes, bytes]]:
+        stored = iter(()) if self.cleared or start >= end else self._rows.scan(start, end, backwards=backwards)
         names = self._touched(start[:PREFIX_BYTES])
         if not names:
             return stored

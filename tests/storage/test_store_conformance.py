@@ -158,8 +158,8 @@ def test_scans_of_a_view_take_turns(store: Store, backwards: bool) -> None:
     alone = [[name for name, _ in view.scan(start, end, limit=limit, backwards=backwards)] for start, end, limit in ranges]
     scans = [view.scan(start, end, limit=limit, backwards=backwards) for start, end, limit in ranges]
     turns: list[list[bytes]] = [[] for _ in scans]
-    for row in zip_longest(*scans):
-        for names, found in zip(turns, row, strict=True):
+    for turn in zip_longest(*scans):
+        for names, found in zip(turns, turn, strict=True):
             if found is not None:
                 names.append(found[0])
     assert turns == alone
