@@ -61,6 +61,9 @@ ELEMENTS_PER_TURN: Final = 2_000
 ELEMENTS_PER_ENTRY: Final = 100_000
 """So many elements may the commands of one entry visit: some tenths of a second of work, and an election begins after a second."""
 
+_STEP_SHIFT: Final = 9
+"""An element counts once more for each 512 bytes of it."""
+
 FEW_ELEMENTS: Final = 64
 """Up to so many elements are deleted one by one, rather than as a range, which each later read has to skip for a while."""
 
@@ -180,20 +183,21 @@ class Keyspace(Values):
         found = super().elements(start, end, backwards=backwards)
         return found if self._visits is None else self._counted(found)
 
-    def visit(self) -> None:
-        """Another element is visited: what goes through elements by their names says so here.
+    def visit(self, size: int = 0) -> None:
+        """Another element, of so many bytes, is visited: what goes through elements by their names says so here.
 
         Raises:
             TakesLong: these are too many.
         """
         if self._visits is not None:
-            if not self._visits:
+            steps = 1 + (size >> _STEP_SHIFT)
+            if self._visits < steps:
                 self._refuse()
-            self._visits -= 1
+            self._visits -= steps
 
     def _counted(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
         for row in found:
-            self.visit()
+            self.visit(len(row[0]) + len(row[1]))
             yield row
 
     def _refuse(self) -> NoReturn:
@@ -262,6 +266,30 @@ class Changes(Keyspace):
         if changed is not _MISSING:
             return cast("bytes | None", changed)
         return None if self.cleared and name[:1] in _CLEARED else self._rows.get(name)
+
+    def value(self, key: bytes) -> Value | None:
+        """As changed so far.
+
+        Raises:
+            CommandError: the commands of this entry have read too much of long values.
+        """
+        self.budget.look(key)
+        value = super().value(key)
+        if value is not None:
+            self.budget.read(key, len(value.data))
+        return value
+
+    def string(self, key: bytes) -> bytes | None:
+        """As changed so far.
+
+        Raises:
+            CommandError: WRONGTYPE; or as `value`.
+        """
+        self.budget.look(key)
+        data = super().string(key)
+        if data is not None:
+            self.budget.read(key, len(data))
+        return data
 
     def count(self) -> int:
         return fail("the number of keys cannot be told inside of a transaction")
