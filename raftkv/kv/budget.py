@@ -24,6 +24,9 @@ MAX_WRITTEN_BYTES: Final = 1 << 30
 MAX_ANSWERED_BYTES: Final = 64 << 20
 """What may be answered."""
 
+MAX_READ_BYTES: Final = 1 << 30
+"""What may be read: some tenths of a second, and about a second where each bit is looked at."""
+
 MAX_STEPS: Final = 500_000
 """How many steps may be taken through collections: a second or so. One command is bounded well below it."""
 
@@ -36,6 +39,8 @@ class Budget:
         self._held_bytes = 0
         self._written_bytes = 0
         self._answered_bytes = 0
+        self._read_bytes = 0
+        self._long: set[bytes] = set()
         self._steps = 0
 
     def write(self, key: bytes, size: int) -> None:
@@ -66,6 +71,21 @@ class Budget:
         if answered_bytes > MAX_ANSWERED_BYTES:
             fail("commands that came together would answer with too much of long values; send fewer of them together")
         self._answered_bytes = answered_bytes
+
+    def look(self, key: bytes) -> None:
+        """A command is about to read the value of `key`.
+
+        Raises:
+            CommandError: too much was read, and it is known that this value is long.
+        """
+        if self._read_bytes > MAX_READ_BYTES and key in self._long:
+            fail("commands that came together would read too much of long values; send fewer of them together")
+
+    def read(self, key: bytes, size: int) -> None:
+        """A command has read the value of `key`, which has `size` bytes."""
+        if size > LONG_BYTES:
+            self._long.add(key)
+            self._read_bytes += size
 
     def step(self, steps: int) -> None:
         """A write is about to visit elements that it does not name.

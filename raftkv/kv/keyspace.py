@@ -23,6 +23,7 @@ from xxhash import xxh3_64_digest
 
 from raftkv.kv.budget import Budget
 from raftkv.kv.collection import PREFIX_BYTES, Collection, decode_collection, number_of
+from raftkv.kv.edges import Edges, Ends
 from raftkv.kv.replies import fail
 from raftkv.kv.rows import (
     CLEARED_ROW,
@@ -34,6 +35,7 @@ from raftkv.kv.rows import (
     EXPIRIES_END,
     HEADER,
     HEADER_BYTES,
+    SORTED_SET,
     STRING,
     TYPE_NAMES,
     VALUES,
@@ -58,6 +60,9 @@ ELEMENTS_PER_TURN: Final = 2_000
 
 ELEMENTS_PER_ENTRY: Final = 100_000
 """So many elements may the commands of one entry visit: some tenths of a second of work, and an election begins after a second."""
+
+_STEP_SHIFT: Final = 9
+"""An element counts once more for each 512 bytes of it."""
 
 FEW_ELEMENTS: Final = 64
 """Up to so many elements are deleted one by one, rather than as a range, which each later read has to skip for a while."""
@@ -178,20 +183,21 @@ class Keyspace(Values):
         found = super().elements(start, end, backwards=backwards)
         return found if self._visits is None else self._counted(found)
 
-    def visit(self) -> None:
-        """Another element is visited: what goes through elements by their names says so here.
+    def visit(self, size: int = 0) -> None:
+        """Another element, of so many bytes, is visited: what goes through elements by their names says so here.
 
         Raises:
             TakesLong: these are too many.
         """
         if self._visits is not None:
-            if not self._visits:
+            steps = 1 + (size >> _STEP_SHIFT)
+            if self._visits < steps:
                 self._refuse()
-            self._visits -= 1
+            self._visits -= steps
 
     def _counted(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
         for row in found:
-            self.visit()
+            self.visit(len(row[0]) + len(row[1]))
             yield row
 
     def _refuse(self) -> NoReturn:
@@ -222,9 +228,12 @@ class Changes(Keyspace):
         clock_ms: the log's clock for this batch.
         version: the version of the machine's rules to follow.
         collections: how many collections there are.
+        ends: what `kv.edges` remembers of those before.
     """
 
-    def __init__(self, rows: Rows, index: int, clock_ms: int, version: int, collections: int = 0) -> None:
+    def __init__(
+        self, rows: Rows, index: int, clock_ms: int, version: int, collections: int = 0, ends: dict[bytes, Ends] | None = None
+    ) -> None:
         super().__init__(rows, clock_ms, visits=ELEMENTS_PER_ENTRY)
         self.index = index
         self.version = version
@@ -249,6 +258,7 @@ class Changes(Keyspace):
         """Keys of collections that have gained elements, or were moved to, in order: what blocked clients may wait for. It is not undone,
         so that the element may be gone, or never have been there."""
         self._plain_header = header(STRING, index, 0)
+        self.edges = Edges(ends or {})
 
     def row(self, name: bytes) -> bytes | None:
         """The value of a row, as changed so far."""
@@ -256,6 +266,30 @@ class Changes(Keyspace):
         if changed is not _MISSING:
             return cast("bytes | None", changed)
         return None if self.cleared and name[:1] in _CLEARED else self._rows.get(name)
+
+    def value(self, key: bytes) -> Value | None:
+        """As changed so far.
+
+        Raises:
+            CommandError: the commands of this entry have read too much of long values.
+        """
+        self.budget.look(key)
+        value = super().value(key)
+        if value is not None:
+            self.budget.read(key, len(value.data))
+        return value
+
+    def string(self, key: bytes) -> bytes | None:
+        """As changed so far.
+
+        Raises:
+            CommandError: WRONGTYPE; or as `value`.
+        """
+        self.budget.look(key)
+        data = super().string(key)
+        if data is not None:
+            self.budget.read(key, len(data))
+        return data
 
     def count(self) -> int:
         return fail("the number of keys cannot be told inside of a transaction")
@@ -399,6 +433,12 @@ class Changes(Keyspace):
         if name not in self.rows:
             self._unsorted.setdefault(collection.prefix, []).append(name)
         self.put_row(name, value)
+        if value is not None and collection.kind == SORTED_SET:
+            self._remember(self.edges.added(name))
+
+    def _remember(self, undo: Callable[[], None] | None) -> None:
+        if undo is not None:
+            self._undo.append(undo)
 
     def put_elements(self, collection: Collection, rows: Sequence[tuple[bytes, bytes]]) -> None:
         """As `put_element` for each of `rows`."""
@@ -453,7 +493,22 @@ class Changes(Keyspace):
 
     def walk(self, start: bytes, end: bytes, *, backwards: bool = False) -> Iterator[tuple[bytes, bytes]]:
         """As `elements`, uncounted: for what is bounded otherwise, so that nothing counts twice."""
-        stored = iter(()) if self.cleared else self._rows.scan(start, end, backwards=backwards)
+        looking = self.edges.looking(start, end)
+        if looking is not None:
+            return self._from_edge(looking, start, self._walk(*self.edges.within(start, end), backwards), backwards)
+        return self._walk(*self.edges.within(start, end), backwards)
+
+    def _from_edge(
+        self, looking: int, area: bytes, found: Iterator[tuple[bytes, bytes]], backwards: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        for row in found:
+            self._remember(self.edges.found(looking, area, row[0], backwards=backwards))
+            yield row
+            break
+        yield from found
+
+    def _walk(self, start: bytes, end: bytes, backwards: bool) -> Iterator[tuple[bytes, bytes]]:
+        stored = iter(()) if self.cleared or start >= end else self._rows.scan(start, end, backwards=backwards)
         names = self._touched(start[:PREFIX_BYTES])
         if not names:
             return stored

@@ -15,6 +15,9 @@ from raftkv.kv.rows import STRING
 MAX_STEPS: Final = 4 << 20
 """What the product of the lengths may be: about a second, in a thread of its own."""
 
+_BYTES_PER_STEP: Final = 12
+"""A step counts as so many bytes of elements that are visited, so that a transaction has time for one LCS of the longest."""
+
 _WORD_BYTES: Final = 21
 """No argument that means something is longer than this."""
 
@@ -44,6 +47,7 @@ class CommonSubsequence(Read, frozen=True, array_like=True, gc=False, tag=48):
         one, other = strings
         if len(one) * len(other) > MAX_STEPS:
             fail(f"LCS takes too long: the product of the lengths of the two strings may be at most {MAX_STEPS}")
+        keys.visit(_BYTES_PER_STEP * len(one) * len(other))
         lengths = _lengths(one, other)
         if "len" in asked:
             return lengths[len(one)][len(other)]

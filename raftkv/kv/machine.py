@@ -25,6 +25,7 @@ from raftkv.kv.applying import apply_one
 from raftkv.kv.batch import FORMAT_VERSION, Batch, Group, decode_batch
 from raftkv.kv.commands import Command, Kind, Read, Write, decode_writes
 from raftkv.kv.digest import DigestRing
+from raftkv.kv.edges import Ends
 from raftkv.kv.expiry import delete_due, first_due_ms
 from raftkv.kv.keyspace import ELEMENTS_PER_TURN, Changes, Keyspace
 from raftkv.kv.replies import CommandError, Failure, Reply
@@ -114,6 +115,7 @@ class KvMachine:
         _check_version(position.version, supported_version, position.index)
         self._position = position
         self._collections = int.from_bytes(store.get(COLLECTIONS_ROW) or b"")
+        self._ends: dict[bytes, Ends] = {}
         self._sessions = Sessions(store, limits)
         self._client_sessions = Sessions(store, limits, CLIENT_SESSIONS)
         self._first_due_ms = first_due_ms(store)
@@ -213,7 +215,7 @@ class KvMachine:
         batch = self._decode(index, payload)
         clock_ms = max(self.clock_ms, min(batch.stamp_ms, MAX_MS))
         version = max(self.machine_version, batch.machine_version)
-        changes = Changes(self._store, index, clock_ms, version, self._collections)
+        changes = Changes(self._store, index, clock_ms, version, self._collections, self._ends)
         sessions_ms = self._sessions.clock_after(self._position.sessions_ms, clock_ms - self.clock_ms)
         sessions = SessionChanges(self._sessions, self._store, sessions_ms)
         clients = SessionChanges(self._client_sessions, self._store, sessions_ms)
@@ -228,6 +230,7 @@ class KvMachine:
         sessions.commit()
         clients.commit()
         self._collections = changes.collections
+        self._ends = changes.edges.after()
         self._note_expiries(changes, due)
         return Applied(groups, tuple(changes.faults), tuple(changes.pushed))
 

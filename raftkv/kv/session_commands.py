@@ -96,6 +96,12 @@ def _session(arg: bytes) -> bytes:
     return bytes.fromhex(arg.decode("ascii"))
 
 
+def _as_text(failure: Failure) -> Failure:
+    """`failure` without what is no text, which an error may show of a request, and the log cannot hold."""
+    message = failure.message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return Failure(failure.code, message)
+
+
 def _number(arg: bytes, least: int) -> int:
     if _NUMBER.fullmatch(arg) is None or int(arg) < least:
         fail(f"the number of a command is {least} or more, below 10^18")
@@ -117,7 +123,7 @@ def specs(parse: Callable[[Sequence[bytes]], Command], encode: Callable[[Sequenc
             if command.kind is not Kind.WRITE or isinstance(command, OfSession):
                 fail("RAFTKV.ONCE is for commands that write")
         except CommandError as error:
-            return Once(session, sequence, floor, b"", error.failure)
+            return Once(session, sequence, floor, b"", _as_text(error.failure))
         return Once(session, sequence, floor, encode([command]))
 
     return (

@@ -37,7 +37,8 @@ class Rows(Protocol):
 
 
 class View(Rows, Protocol):
-    """The rows of a store at one instant. Used by one thread at a time, not necessarily the one that asked for it."""
+    """The rows of a store at one instant. Used by one thread at a time, not necessarily the one that asked for it; its scans may take
+    turns."""
 
     def close(self) -> None:
         """Let go of the instant. Idempotent; nothing may be read afterwards."""

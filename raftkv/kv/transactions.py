@@ -26,6 +26,9 @@ LEFT_OUT: Final = Failure(
     "ERR", f"the command was executed, but not answered: the replies to one transaction have {MAX_REPLY_BYTES} bytes at most"
 )
 
+_MOST_FOUND: Final = 4
+"""When reads have found so many times as much, the others are not executed: what is left out has taken its time too."""
+
 _SMALL_BYTES: Final = 64
 """A reply that is never left out."""
 
@@ -43,13 +46,14 @@ class Transaction(Write, frozen=True, array_like=True, gc=False, tag=170):
         if any(changes.revision(key) != revision for key, revision in self.watches):
             return None
         replies: list[Reply] = []
-        size = 0
+        size = found = 0
         for command in self.members():
-            if size > MAX_REPLY_BYTES and command.kind is Kind.READ:
+            if found > _MOST_FOUND * MAX_REPLY_BYTES and command.kind is Kind.READ:
                 replies.append(LEFT_OUT)
                 continue
             reply = apply_one(command, changes)
             reply_size = reply_bytes(reply)
+            found += reply_size
             if size + reply_size > MAX_REPLY_BYTES and reply_size > _SMALL_BYTES:
                 reply, reply_size = LEFT_OUT, _SMALL_BYTES
             replies.append(reply)

@@ -27,6 +27,10 @@ from raftkv.kv.store import Ranges, Writes
 _PAGE_ROWS: Final = 256
 """After so many rows a long walk lets other threads run."""
 
+_FIRST_PAGE_ROWS: Final = 16
+_PAGE_BYTES: Final = 256 << 10
+"""A scan of a view reads no more than these at a time, long rows aside."""
+
 
 class StoreSettings(Struct, frozen=True, kw_only=True):
     """Bounds on the memory of one store, in bytes: together what RocksDB takes, whatever the size of the state."""
@@ -138,9 +142,25 @@ class RocksView:
     def scan(
         self, start: bytes, end: bytes, *, limit: int | None = None, backwards: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        """As the store's, but one scan at a time."""
+        """As the store's. Several scans may take turns: they share an iterator, and each finds its place again for every page of rows."""
         walk = _walk_backwards if backwards else _walk
-        return walk(self._live(self._rows), start, end, limit, self._path)
+        left = -1 if limit is None else limit
+        most = _FIRST_PAGE_ROWS
+        while left:
+            page: list[tuple[bytes, bytes]] = []
+            size = 0
+            for row in walk(self._live(self._rows), start, end, left if 0 < left < most else most, self._path):
+                page.append(row)
+                size += len(row[0]) + len(row[1])
+                if size > _PAGE_BYTES:
+                    break
+            yield from page
+            if size <= _PAGE_BYTES and len(page) < most:
+                return
+            left -= len(page)
+            last, _ = page[-1]
+            start, end = (start, last) if backwards else (last + b"\0", end)
+            most = _PAGE_ROWS
 
     def count(self, start: bytes, end: bytes) -> int:
         return _count(self._live(self._rows), start, end, self._path)

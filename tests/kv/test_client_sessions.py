@@ -62,6 +62,14 @@ def test_wrong_arguments_take_their_number_too() -> None:
     assert driver.write(once(2, "incr")) == unknown[1:2]
 
 
+def test_an_error_that_shows_bytes_that_are_no_text_can_enter_the_log() -> None:
+    """What is no text is shown as such; the number is used up, and the reply is kept."""
+    driver = opened()
+    wrong = [b"raftkv.once", ID.encode(), b"1", b"0", b"expire", b"k", b"10", b"\xff"]
+    expected = Failure("ERR", "Unsupported option \ufffd")
+    assert driver.write(wrong, wrong, once(2, "incr n")) == [expected, expected, 1]
+
+
 def test_a_gap_is_refused() -> None:
     """A number that does not follow the last one applied has no effect and is not used up."""
     driver = opened()

@@ -12,16 +12,18 @@ from itertools import islice
 import pytest
 
 from raftkv.kv import draws, keyspace, named
+from raftkv.kv.batch import Group
 from raftkv.kv.collection import Collection, number_of
 from raftkv.kv.command import MAX_REPLY_BYTES, Read, Write
 from raftkv.kv.commands import decode_commands, encode_commands, parse_request
 from raftkv.kv.draws import WINDOW, Draws, draw_one, draw_signed, draw_some
 from raftkv.kv.hash_commands import RandomFields
-from raftkv.kv.keyspace import Changes, Keyspace
+from raftkv.kv.keyspace import ELEMENTS_PER_TURN, Changes, Keyspace, TakesLong
 from raftkv.kv.named import MAX_NAME_BYTES, name_of
 from raftkv.kv.replies import Failure, Pairs, Reply, SetReply
 from raftkv.kv.rows import COLLECTIONS_ROW, ELEMENTS, ELEMENTS_END, SET
 from raftkv.kv.set_commands import PopMembers
+from raftkv.kv.transactions import Transaction
 from tests.kv.driver import Driver, arguments
 from tests.router.rows import MemoryRows
 
@@ -398,3 +400,19 @@ def test_a_long_value_is_not_named_again_and_again() -> None:
 def test_draws_do_not_depend_on_the_program() -> None:
     """The numbers that follow from a drawn one are the same in every version: they are part of what a command does."""
     assert [Draws(5).below(2**64), Draws(2**63 - 1).below(1000), draws.WINDOW] == [1444442059121004199, 515, 128]
+
+
+def test_long_elements_count_for_more() -> None:
+    """So that a few of them are not read on the event loop, and a transaction does not read them again and again."""
+    driver = Driver()
+    for number in range(4):
+        driver.write([b"hset", b"h", b"%d" % number, b"x" * (ELEMENTS_PER_TURN << 7)])
+    with pytest.raises(TakesLong):
+        driver.read("hgetall h")
+    whole = Transaction((), encode_commands([parse_request(arguments("hvals h"))] * 60))
+    [answer] = driver.groups(Group(0, driver.session, driver.next, 0, 1, encode_commands([whole])))
+    [replies] = answer.replies
+    assert isinstance(replies, list)
+    assert isinstance(replies[0], list)
+    assert isinstance(replies[-1], Failure)
+    assert "visited more" in replies[-1].message

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftkv.kv import budget, decimals, string_commands
+from raftkv.kv.batch import Group
 from raftkv.kv.bit_commands import MAX_COMBINED_BYTES
 from raftkv.kv.budget import LONG_BYTES, Budget
 from raftkv.kv.command import MAX_REPLY_BYTES
-from raftkv.kv.commands import parse_request
+from raftkv.kv.commands import encode_commands, parse_request
 from raftkv.kv.decimals import LARGEST, parse_decimal, spell
 from raftkv.kv.keyspace import Changes
 from raftkv.kv.lcs_commands import MAX_STEPS
@@ -22,7 +23,8 @@ from raftkv.kv.range_commands import MAX_STRING_BYTES
 from raftkv.kv.replies import OK, Failure, Reply, Simple
 from raftkv.kv.rows import LIST, Value, header, value_key
 from raftkv.kv.space_commands import RandomKey
-from tests.kv.driver import START_MS, Driver, rows_of
+from raftkv.kv.transactions import Transaction
+from tests.kv.driver import START_MS, Driver, batch, rows_of
 
 WRONG_TYPE = Failure("WRONGTYPE", "Operation against a key holding the wrong kind of value")
 HELLO = "b6acb9d84a38ff74"
@@ -253,8 +255,9 @@ def test_a_common_subsequence_is_bounded() -> None:
     """LCS of strings whose lengths multiply to the bound is found, and refused with one byte more, naming the bound."""
     driver = Driver()
     driver.write([b"set", b"a", b"x" * 16], [b"set", b"b", b"x" * (MAX_STEPS // 16)], [b"set", b"c", b"x" * (MAX_STEPS // 16 + 1)])
-    assert driver.run("lcs a b len") == 16
-    refused = driver.run("lcs a c len")
+    view = driver.machine.view()  # as any slow read
+    assert view.read(parse_request([b"lcs", b"a", b"b", b"len"])) == 16
+    refused = view.read(parse_request([b"lcs", b"a", b"c", b"len"]))
     assert isinstance(refused, Failure)
     assert str(MAX_STEPS) in refused.message
 
@@ -483,3 +486,29 @@ def test_a_rename_without_its_expiry_is_noticed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Changes, "move", move)
     with pytest.raises(AssertionError):
         test_a_renamed_key_keeps_its_expiry()
+
+
+def test_commands_of_one_entry_read_long_values_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those beyond are refused before they read, whatever they are; other keys, and the next entry, are not concerned."""
+    monkeypatch.setattr(budget, "MAX_READ_BYTES", 3 * LONG)
+    driver = Driver()
+    driver.write([b"set", b"long", b"x" * LONG])
+    replies = driver.write(*["setnx long 1"] * 3, "pexpire long 9 gt", "setnx long 1", "setnx n 1", "setnx n 1")
+    assert replies[:4] == [0, 0, 0, 0]
+    assert isinstance(replies[4], Failure)
+    assert replies[5:] == [1, 0]
+    assert driver.write("setnx long 1") == [0]
+
+
+def test_a_transaction_compares_a_bounded_number_of_strings() -> None:
+    """An LCS that the transaction has no time for is refused, and the next transaction has time again."""
+    driver = Driver()
+    driver.write([b"set", b"a", b"x" * 1500], [b"set", b"b", b"y" * 1500])
+    whole = Transaction((), encode_commands([parse_request([b"lcs", b"a", b"b", b"len"])] * 3))
+    for _ in range(2):
+        applied = driver.apply(batch([Group(0, driver.session, driver.next, 0, 1, encode_commands([whole]))], driver.now_ms))
+        driver.next += 1
+        [replies] = applied.groups[0].replies
+        assert isinstance(replies, list)
+        assert replies[0] == 0
+        assert isinstance(replies[1], Failure)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -146,6 +147,24 @@ def test_a_scan_shows_the_moment_of_the_call(store: Store) -> None:
     store.write({b"later": b""}, [(b"", b"z")])
     assert list(before) == [(b"%03d" % n, b"old") for n in range(500)]
     assert rows(store) == [(b"later", b"")]
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_scans_of_a_view_take_turns(store: Store, backwards: bool) -> None:
+    """Scans of one view, also with a limit and with rows that are long, find the same in turns as one after another."""
+    store.write({b"%d%04d" % (kind, n): b"x" * (n % 7 << 14) for kind in (1, 2, 3) for n in range(700)})
+    view = store.view()
+    ranges: list[tuple[bytes, bytes, int | None]] = [(b"1", b"2", None), (b"2", b"3", 600), (b"1", b"4", None)]
+    alone = [[name for name, _ in view.scan(start, end, limit=limit, backwards=backwards)] for start, end, limit in ranges]
+    scans = [view.scan(start, end, limit=limit, backwards=backwards) for start, end, limit in ranges]
+    turns: list[list[bytes]] = [[] for _ in scans]
+    for turn in zip_longest(*scans):
+        for names, found in zip(turns, turn, strict=True):
+            if found is not None:
+                names.append(found[0])
+    assert turns == alone
+    assert [len(names) for names in turns] == [700, 600, 2100]
+    view.close()
 
 
 def test_a_view_shows_the_moment_of_the_call_to_another_thread(store: Store) -> None:
