@@ -389,7 +389,7 @@ class Changes(Keyspace):
             self.rows, self.cleared, self._collections, self._dropped = before
 
         self._undo.append(undo)
-        self.rows = {name: row for name, row in self.rows.items() if name.startswith(DELETIONS)}
+        self.rows = {name: row for name, row in self.rows.items() if name.startswith(DELETIONS) or name == CLEARED_ROW}
         self._dropped = []
         self.cleared = True
         self._count(-self._collections)
