@@ -248,6 +248,8 @@ class Changes(Keyspace):
         """Collections that this batch has made."""
         self._dropped: list[tuple[bytes, bytes]] = []
         """Ranges of elements that go away."""
+        self._cut: set[bytes] = set()
+        """The prefixes of the collections that had such a range: its rows are still found, so what is left is not gone through."""
         self._names: dict[bytes, list[bytes]] = {}
         """The rows of elements that this batch has touched, in order, by the prefix of their collection."""
         self._unsorted: dict[bytes, list[bytes]] = {}
@@ -387,7 +389,7 @@ class Changes(Keyspace):
             self.rows, self.cleared, self._collections, self._dropped = before
 
         self._undo.append(undo)
-        self.rows = {name: row for name, row in self.rows.items() if name.startswith(DELETIONS)}
+        self.rows = {name: row for name, row in self.rows.items() if name.startswith(DELETIONS) or name == CLEARED_ROW}
         self._dropped = []
         self.cleared = True
         self._count(-self._collections)
@@ -463,7 +465,7 @@ class Changes(Keyspace):
     def drop_elements(self, collection: Collection) -> None:
         """Delete the rows of all elements of `collection`, at the same cost for many and for a million."""
         start, end = collection.prefix, collection.end
-        if collection.count > FEW_ELEMENTS:
+        if collection.count > FEW_ELEMENTS or collection.prefix in self._cut:
             self.drop_range(collection, start, end)
             return
         for name, _ in list(self.walk(start, end)):
@@ -476,6 +478,7 @@ class Changes(Keyspace):
         for name in names[bisect_left(names, start) : bisect_left(names, end)]:
             if name in self.rows:
                 self.put_row(name, None)  # ranges go away before rows are written
+        self._cut.add(collection.prefix)
         dropped = self._dropped
         dropped.append((start, end))
         self._undo.append(lambda: dropped.remove((start, end)))

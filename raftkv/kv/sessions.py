@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from itertools import takewhile
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -125,6 +126,8 @@ class SessionChanges:
         self._clock_ms = clock_ms
         self._changed: dict[bytes, Session] = {}
         self._gone: set[bytes] = set()
+        self._count = len(sessions.table)
+        self._order = self._by_last_use()
 
     def missing(self, group: Group) -> int | Problem:
         """How many commands at the front of `group` were applied before, or why it cannot be applied."""
@@ -177,6 +180,7 @@ class SessionChanges:
         return self._find(name) is not None
 
     def _keep(self, name: bytes, session: Session) -> None:
+        self._count += self._find(name) is None
         self._changed[name] = session
         self._gone.discard(name)
         self.rows[session_key(name, self._where)] = _ROW.pack(session.last, session.floor, session.used_ms)
@@ -212,17 +216,16 @@ class SessionChanges:
         return self.rows[name] if name in self.rows else self._store.get(name)
 
     def _make_room(self) -> None:
+        if self._count < self._limits.sessions:
+            return
+        idle = (name for name in self._order if name not in self._changed and name not in self._gone)
+        self._forget(next(idle, None) or min(self._changed))
+
+    def _by_last_use(self) -> Iterator[bytes]:
+        """The sessions before the batch in the order in which they make room: of those that were last used together, by name."""
         table = self._sessions.table
-        opened = sum(name not in table for name in self._changed)
-        if len(table) - sum(name in table for name in self._gone) + opened < self._limits.sessions:
-            return
-        idle = (name for name in table if name not in self._changed and name not in self._gone)
-        first = next(idle, None)
-        if first is not None:  # the table is in the order of last use; of those that were last used together, the smallest name goes
-            used_ms = table[first].used_ms
-            self._forget(min([first, *takewhile(lambda name: table[name].used_ms == used_ms, idle)]))
-            return
-        self._forget(min(self._changed))
+        for _, together in groupby(table, key=lambda name: table[name].used_ms):
+            yield from sorted(together)
 
     def _forget(self, name: bytes) -> None:
         session = self._find(name)
@@ -233,6 +236,7 @@ class SessionChanges:
         self.rows[session_key(name, self._where)] = None
         self._changed.pop(name, None)
         self._gone.add(name)
+        self._count -= 1
 
 
 def _encode(replies: list[Reply], limits: Limits) -> bytes:

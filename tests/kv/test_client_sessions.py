@@ -195,3 +195,14 @@ def test_sessions_that_count_twice_are_noticed(monkeypatch: pytest.MonkeyPatch) 
 def test_the_bounds_are_those_of_every_session() -> None:
     """The machine bounds both tables alike."""
     assert KvMachine(Driver().store)._client_sessions.limits == LIMITS
+
+
+def test_sessions_opened_together_displace_those_used_longest_ago() -> None:
+    """Also when they are as many as there may be: those used last stay, whatever the order of their names."""
+    limits = Limits(sessions=2_000)
+    driver = Driver(limits=limits)
+    names = [f"{number * 7919 % 10_007:032x}" for number in range(6_000)]
+    for start in (0, 2_000, 4_000):
+        driver.now_ms += 1
+        assert driver.write(*[f"raftkv.session {name}" for name in names[start : start + 2_000]]) == [OK] * 2_000
+    assert {row[1:].hex() for row, _ in driver.store.scan(b"c", b"d")} == set(names[4_000:])

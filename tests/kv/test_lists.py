@@ -15,7 +15,7 @@ from raftkv.kv.command import MAX_KEY_BYTES, Write
 from raftkv.kv.commands import Command, CommandError, decode_commands, encode_commands, find_spec, keys_of, parse_request
 from raftkv.kv.keyspace import Changes, Keyspace
 from raftkv.kv.list_elements import MOST_STEPS, MOVE_STEPS, row_at
-from raftkv.kv.replies import Failure, Reply
+from raftkv.kv.replies import OK, Failure, Reply
 from raftkv.kv.rows import ELEMENTS, ELEMENTS_END, LIST
 from raftkv.kv.store import Ranges, Writes
 from raftkv.sim.disk import SimDisk
@@ -385,3 +385,17 @@ def test_the_keys_of_lmpop_are_counted() -> None:
         assert keys_of(spec, arguments(wrong)) == ()
     with pytest.raises(CommandError, match="key is longer"):
         parse_request([b"lmpop", b"2", b"a", b"k" * (MAX_KEY_BYTES + 1), b"left"])
+
+
+def test_what_is_left_of_a_list_that_was_cut_is_deleted_without_a_visit_of_the_rest() -> None:
+    """Few elements are deleted one by one, but not by a way through the many that this entry has deleted as a range."""
+    driver = Driver()
+    driver.write([b"rpush", b"l", *(b"%d" % number for number in range(3000))])
+    changes = Changes(driver.store, driver.machine.applied_index + 1, driver.now_ms, 1, 1)
+    for request in ("ltrim l 0 9", "del l"):
+        command = parse_request(arguments(request))
+        assert isinstance(command, Write)
+        command.apply(changes)
+    assert len(changes.rows) < 100
+    assert driver.write("ltrim l 0 9", "del l", "rpush l a") == [OK, 1, 1]
+    assert len(list(driver.store.scan(b"e", b"f"))) == 1

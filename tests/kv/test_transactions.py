@@ -12,6 +12,7 @@ from raftkv.kv.batch import Group
 from raftkv.kv.command import Command, Write
 from raftkv.kv.commands import decode_writes, encode_commands, may_enter_log, parse_request
 from raftkv.kv.counter_commands import IncrementBy
+from raftkv.kv.keyspace import Keyspace
 from raftkv.kv.replies import OK, Failure, Reply
 from raftkv.kv.transactions import LEFT_OUT, Revisions, Transaction
 from tests.kv.driver import Driver, Request, arguments, rows_of
@@ -251,3 +252,12 @@ def test_the_replies_take_a_bounded_amount_of_memory(monkeypatch: pytest.MonkeyP
     assert client.read("get large") == b"z" * 400
     [replies] = client.do(transaction("get large", "get large", "set n 5 get"))
     assert replies == [LEFT_OUT, LEFT_OUT, b"1"]
+
+
+def test_a_watched_key_that_came_and_was_flushed_twice_in_one_entry_has_changed() -> None:
+    """The second FLUSHALL, which finds nothing, does not hide the first."""
+    client = Client()
+    before = client.read("get k"), Keyspace(client.store, client.now_ms).revision(b"k")
+    client.write("set k 1", "flushall", "flushall")
+    assert client.read("get k") == before[0] is None
+    assert Keyspace(client.store, client.now_ms).revision(b"k") != before[1]
