@@ -22,7 +22,7 @@ IN_CLUSTERS: dict[str, Storms] = {
     "any_answer_is_a_vote": Storms(("elected", "election safety", "leader completeness")),
     "entries_of_a_leader_carry_an_older_term": Storms(("own term", "invariant")),
     "entries_of_earlier_terms_are_counted": Storms(("own term",)),
-    "an_append_cuts_what_follows_it": Storms(LOST),
+    "an_append_cuts_what_follows_it": Storms((*LOST, "durable first")),
     "a_rejection_moves_the_commit_index": Storms(_COMMITTED),
     "the_commit_index_goes_back": Storms(("commit grows", "invariant")),
     "match_goes_back": Storms(("match grows",)),

@@ -122,11 +122,12 @@ def broken_clients(patch: pytest.MonkeyPatch) -> None:
 
 
 def false_fences(patch: pytest.MonkeyPatch) -> None:
-    """Nodes that do not lead tell others to rebuild their state; who listens is noticed."""
+    """Nodes that have never led tell others to rebuild their state; who listens is noticed. One that has led may still be taken for the
+    leader by a node that has not heard of its end, and is rightly listened to."""
     original = SimNode._health
 
     def health(node: SimNode, *arguments: Any) -> Any:
-        if node.replica.role != "leader":
+        if node.name not in node.world.watch.leaders.values():
             for member in node.world.members:
                 if member.id != node.name:
                     node.send(member.id, Fence(1, "I believe that I lead"))
