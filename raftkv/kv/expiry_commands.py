@@ -42,13 +42,7 @@ class TimeToLive(Read, frozen=True, array_like=True, gc=False, tag=8):
     milliseconds: bool
 
     def read(self, keys: Keyspace) -> Reply:
-        value = keys.value(self.key)
-        if value is None:
-            return -2
-        if not value.expiry_ms:
-            return -1
-        left_ms = max(value.expiry_ms - keys.now_ms, 0)
-        return left_ms if self.milliseconds else (left_ms + 500) // 1000
+        return _told(keys, self.key, keys.now_ms, self.milliseconds)
 
 
 class ExpireAt(Write, frozen=True, array_like=True, gc=False, tag=34):
@@ -69,12 +63,18 @@ class ExpiryTime(Read, frozen=True, array_like=True, gc=False, tag=35):
     milliseconds: bool
 
     def read(self, keys: Keyspace) -> Reply:
-        value = keys.value(self.key)
-        if value is None:
-            return -2
-        if not value.expiry_ms:
-            return -1
-        return value.expiry_ms if self.milliseconds else (value.expiry_ms + 500) // 1000
+        return _told(keys, self.key, 0, self.milliseconds)
+
+
+def _told(keys: Keyspace, key: bytes, since_ms: int, milliseconds: bool) -> Reply:
+    """When `key` expires, counted from `since_ms`."""
+    value = keys.value(key)
+    if value is None:
+        return -2
+    if not value.expiry_ms:
+        return -1
+    told_ms = max(value.expiry_ms - since_ms, 0)
+    return told_ms if milliseconds else (told_ms + 500) // 1000
 
 
 class Persist(Write, frozen=True, array_like=True, gc=False, tag=36):

@@ -70,7 +70,6 @@ FEW_ELEMENTS: Final = 64
 _FEW_NAMES: Final = 16
 """Up to so many names are put among sorted ones one by one."""
 
-
 _CLEARED: Final = (VALUES, ELEMENTS, EXPIRIES)
 """The rows that go away with all keys."""
 

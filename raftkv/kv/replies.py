@@ -172,8 +172,6 @@ def _untagged(item: object) -> Reply:
             return Simple(text)
         case [2, str(code), str(message)]:
             return Failure(code, message)
-        case [6]:
-            return NO_ARRAY
         case [3, *items]:
             return [_untagged(each) for each in items]
         case [4, *halves] if len(halves) % 2 == 0:

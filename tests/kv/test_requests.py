@@ -318,14 +318,20 @@ def test_mutated_commands_are_a_protocol_error_or_commands() -> None:
     """The same, near the bytes of real commands."""
     rng = random.Random(5)
     whole = encode_commands([command for command in PARSED.values() if not isinstance(command, ConnectionCommand)])
+    read = refused = 0
     for _ in range(3000):
         data = bytearray(whole)
         for _ in range(rng.randint(1, 3)):
             data[rng.randrange(len(data))] = rng.randrange(256)
         try:
-            decode_commands(bytes(data[: rng.randint(1, len(data))]))
+            commands = decode_commands(bytes(data[: rng.choice((len(data), rng.randint(1, len(data))))]))
         except ProtocolError:
-            continue
+            refused += 1
+        else:
+            read += 1
+            assert all(isinstance(command, Read | Write) for command in commands)
+    assert read
+    assert refused
 
 
 @settings(max_examples=300, deadline=None)
