@@ -16,8 +16,8 @@ from raftkv.kv.arguments import INT64_MAX, INT64_MIN, SYNTAX_ERROR, cursor, draw
 from raftkv.kv.command import MAX_REPLY_BYTES, Command, Read, Write, machine_spec
 from raftkv.kv.decimals import NOT_A_FLOAT, add_decimals, parse_decimal
 from raftkv.kv.draws import Draws, Element, draw_one, draw_signed
+from raftkv.kv.hashed_elements import MAX_NAME_BYTES, check_names, name_of, put_named, remove_named
 from raftkv.kv.keyspace import Changes, Keyspace
-from raftkv.kv.named import MAX_NAME_BYTES, check_names, name_of, put_named, remove_named
 from raftkv.kv.replies import OK, Pairs, Reply, fail
 from raftkv.kv.rows import HASH
 from raftkv.kv.scan import scan_elements

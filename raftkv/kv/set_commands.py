@@ -15,8 +15,8 @@ from raftkv.kv.arguments import INT64_MAX, SYNTAX_ERROR, cursor, drawn_count, pa
 from raftkv.kv.collection import Collection
 from raftkv.kv.command import MAX_REPLY_BYTES, Command, Read, Write, machine_spec
 from raftkv.kv.draws import Draws, draw_one, draw_signed, draw_some
+from raftkv.kv.hashed_elements import MAX_NAME_BYTES, check_names, name_of, put_named, remove_named
 from raftkv.kv.keyspace import Changes, Keyspace
-from raftkv.kv.named import MAX_NAME_BYTES, check_names, name_of, put_named, remove_named
 from raftkv.kv.replies import Reply, SetReply, fail
 from raftkv.kv.rows import SET
 from raftkv.kv.scan import scan_elements

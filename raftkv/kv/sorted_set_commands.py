@@ -15,8 +15,8 @@ from raftkv.kv.arguments import INT64_MAX, INT64_MIN, SYNTAX_ERROR, cursor, inte
 from raftkv.kv.collection import Collection
 from raftkv.kv.command import Command, Read, Write, machine_spec
 from raftkv.kv.draws import Draws, draw_one, draw_signed
+from raftkv.kv.hashed_elements import check_names
 from raftkv.kv.keyspace import Changes, Keyspace
-from raftkv.kv.named import check_names
 from raftkv.kv.replies import NO_ARRAY, Pairs, Reply, fail
 from raftkv.kv.rows import SORTED_SET
 from raftkv.kv.scan import scan_elements

@@ -17,7 +17,7 @@ from raftkv.kv.sorted_set import ByRank
 from raftkv.kv.sorted_set_ranges import GetRange
 from raftkv.kv.string_commands import Get
 from raftkv.sim.clock import Schedule
-from raftkv.sim.elements import READS, elements_of, normal
+from raftkv.sim.hashes_and_sets import READS, elements_of, normal
 from raftkv.sim.model import Model
 from raftkv.sim.node import SimNode
 from raftkv.sim.trace import Violation

@@ -28,7 +28,7 @@ from raftkv.kv.sessions import LIMITS
 from raftkv.kv.sorted_set_commands import AddMembers, AddToScore, RemoveMembers
 from raftkv.kv.string_commands import Get, Set, SetWith
 from raftkv.kv.transactions import Transaction
-from raftkv.sim.elements import WRITES, elements_of
+from raftkv.sim.hashes_and_sets import WRITES, elements_of
 from raftkv.sim.trace import Violation
 from raftkv.sim.values import SortedSet, Value
 

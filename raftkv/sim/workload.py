@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from raftkv.kv.replies import NO_ARRAY, OK, Failure, Reply, Simple
 from raftkv.sim.clock import Schedule
-from raftkv.sim.elements import READS, draw, elements_of, normal
+from raftkv.sim.hashes_and_sets import READS, draw, elements_of, normal
 from raftkv.sim.library import Library, Nodes, new_core
 from raftkv.sim.model import TAG
 from raftkv.sim.node import SimNode

@@ -11,15 +11,15 @@ from itertools import islice
 
 import pytest
 
-from raftkv.kv import draws, keyspace, named
+from raftkv.kv import draws, hashed_elements, keyspace
 from raftkv.kv.batch import Group
 from raftkv.kv.collection import Collection, number_of
 from raftkv.kv.command import MAX_REPLY_BYTES, Read, Write
 from raftkv.kv.commands import decode_commands, encode_commands, parse_request
 from raftkv.kv.draws import WINDOW, Draws, draw_one, draw_signed, draw_some
 from raftkv.kv.hash_commands import RandomFields
+from raftkv.kv.hashed_elements import MAX_NAME_BYTES, name_of
 from raftkv.kv.keyspace import ELEMENTS_PER_TURN, Changes, Keyspace, TakesLong
-from raftkv.kv.named import MAX_NAME_BYTES, name_of
 from raftkv.kv.replies import Failure, Pairs, Reply, SetReply
 from raftkv.kv.rows import COLLECTIONS_ROW, ELEMENTS, ELEMENTS_END, SET
 from raftkv.kv.set_commands import PopMembers
@@ -382,7 +382,7 @@ def test_names_are_bounded() -> None:
     for args in too_long:
         reply = driver.run(args)
         assert isinstance(reply, Failure)
-        assert f"longer than {named.MAX_NAME_BYTES} bytes" in reply.message
+        assert f"longer than {hashed_elements.MAX_NAME_BYTES} bytes" in reply.message
     assert [driver.read([name, b"h", more]) for name in (b"hget", b"hexists")] == [None, 0]
     assert (driver.write([b"hdel", b"h", more], [b"srem", b"s", more]), driver.read([b"sismember", b"s", more])) == ([0, 0], 0)
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from raftkv.kv import keyspace
 from raftkv.kv.commands import parse_request
+from raftkv.kv.hashed_elements import MAX_NAME_BYTES
 from raftkv.kv.keyspace import ELEMENTS_PER_ENTRY, ELEMENTS_PER_TURN, Changes, Keyspace, TakesLong
 from raftkv.kv.machine import KvMachine
-from raftkv.kv.named import MAX_NAME_BYTES
 from raftkv.kv.replies import Failure, Pairs, Reply
 from raftkv.kv.rows import SORTED_SET
 from raftkv.kv.scores import after, encode, ordered, unordered

@@ -19,7 +19,7 @@ from raftkv.codec import handshake, peer, resp
 from raftkv.codec.frames import FrameDecoder, FrameSender
 from raftkv.codec.peer import Transfer
 from raftkv.codec.resp import RequestParser
-from raftkv.kv import commands, hash_commands, list_elements, named, set_commands, sorted_set
+from raftkv.kv import commands, hash_commands, hashed_elements, list_elements, set_commands, sorted_set
 from raftkv.kv.collection import Collection
 from raftkv.kv.commands import MAX_NESTING
 from raftkv.kv.draws import Draws
@@ -331,7 +331,7 @@ _REMOVED = partial(test_hashes_and_sets.test_nothing_is_left_of_what_is_gone, "h
 @plant("hashes and sets 2", by=Checks((_REMOVED,)))
 def removed_elements_still_count(patch: pytest.MonkeyPatch) -> None:
     """An element is removed, and the collection still counts it."""
-    original = named.remove_named
+    original = hashed_elements.remove_named
 
     def remove(changes: Changes, collection: Collection, names: Any) -> int:
         count = collection.count
