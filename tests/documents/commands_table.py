@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from raftkv.kv.command import Kind, Spec
+from raftkv.kv.command import MAX_KEY_BYTES, Kind, Spec
 from raftkv.kv.commands import SPECS
+from raftkv.server.settings import Limits
 
 PATH: Final = Path(__file__).parents[2] / "docs" / "commands.md"
 
@@ -54,12 +55,15 @@ _REDIS: Final = {
 }
 """What Redis 7.0 has."""
 
-_HEAD: Final = """# Commands
+_HEAD: Final = f"""# Commands
 
 What a Redis client can ask of a raftkv node, in RESP2 and RESP3. Replies and errors are those of Redis 7.0.15 unless the last column says
 otherwise; the test suite compares them with a real `redis-server`. *Write* commands go through the replicated log and are acknowledged
 when a majority has them on disk; *read* commands are linearizable, or local on a connection that asked for `READONLY`; *node* commands
 concern the connection, or the node that holds it.
+
+A request has at most {Limits.max_request_arguments:,} arguments, where Redis takes 1,048,576: one with more ends its connection, so split
+it. A key has at most {MAX_KEY_BYTES:,} bytes, and a write or a whole transaction at most {Limits.max_entry_bytes >> 20} MiB.
 
 This page is made from the table of commands by `python -m tests.documents.commands_table`.
 """
