@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,9 +39,18 @@ def test_histories_are_linearizable(tmp_path: Path) -> None:
 def test_rot_is_repaired_and_noticed(tmp_path: Path) -> None:
     """After a kill, one byte rots in the log of a node, twice: each time it is found, the node has the entry again or goes on without
     what another node holds, and the run judges as it does any."""
-    report = Run(Settings(seed=2, seconds=40.0, min_rate=10.0), tmp_path, [KILLED, Action(Kind.ROT, 1, 0.5, 3.0)] * 2).run()
+    settings = Settings(seed=2, seconds=60.0, min_rate=10.0)
+
+    def until_it_rotted_twice() -> Iterator[Action]:
+        # How soon nodes are back, and forget a segment, depends on the machine: there is not something that can rot after every kill.
+        while made._nemesis is None or made._nemesis.counts[Kind.ROT] < 2:
+            yield from (KILLED, Action(Kind.ROT, 1, 0.5, 3.0))
+
+    made = Run(settings, tmp_path, until_it_rotted_twice())
+    report = made.run()
     assert report.findings == []
-    assert report.actions == {str(Kind.KILL_ALL): 2, str(Kind.ROT): 2}
+    assert report.actions[str(Kind.ROT)] == 2, report.skipped
+    assert report.actions[str(Kind.KILL_ALL)] >= 2
     assert sum(report.recoveries.values()) >= 2
 
 
